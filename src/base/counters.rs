@@ -1,0 +1,145 @@
+//! What is counted: one list, one array. Whatever is refused or lost has a counter
+//! with its reason in the name (promise P8).
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// One thing that is counted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[repr(usize)]
+        pub enum Counter { $($(#[$doc])* $variant,)* }
+
+        impl Counter {
+            /// Every counter, in the order they are shown.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The stable name, as logs and metrics have it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+counters! {
+    // The balance of promise P8: for each direction in = out + error + refused.
+    /// Messages taken in from SIP: new MESSAGE transactions.
+    SipMessageIn = "sip.message.in",
+    /// Messages from SIP that XMPP took.
+    SipMessageDelivered = "sip.message.delivered",
+    /// Messages from SIP answered with a failure after they were tried on XMPP.
+    SipMessageFailed = "sip.message.failed",
+    /// Messages from SIP refused before anything was sent to XMPP.
+    SipMessageRefused = "sip.message.refused",
+    /// Messages from SIP that were taken and hold nothing to pass on.
+    SipMessageNothing = "sip.message.nothing",
+    /// Messages taken in from XMPP: `<message/>` of another type than `error`.
+    XmppMessageIn = "xmpp.message.in",
+    /// Messages from XMPP that SIP answered with 2xx.
+    XmppMessageDelivered = "xmpp.message.delivered",
+    /// Messages from XMPP answered with a stanza error after they were tried on SIP.
+    XmppMessageFailed = "xmpp.message.failed",
+    /// Messages from XMPP refused before anything was sent to SIP.
+    XmppMessageRefused = "xmpp.message.refused",
+    /// Messages from XMPP that hold nothing to pass on (no body).
+    XmppMessageNothing = "xmpp.message.nothing",
+    /// Stanza errors that came after the 200 and were told to the SIP sender.
+    LateErrorNotified = "late-error.notified",
+    /// Stanza errors that came after the 200 and were only logged.
+    LateErrorLogged = "late-error.logged",
+    /// Stanza errors that belong to nothing we sent.
+    StrayError = "xmpp.error.stray",
+    /// Iq requests answered with a result.
+    IqAnswered = "xmpp.iq.answered",
+    /// Iq requests answered with an error.
+    IqRefused = "xmpp.iq.refused",
+    /// Presence stanzas that this version does not serve.
+    PresenceRefused = "xmpp.presence.refused",
+
+    // SIP
+    /// Octets that are no SIP message, or one that breaks the grammar.
+    SipMalformed = "sip.refused.malformed",
+    /// Requests whose sender's domain the connection did not prove.
+    SipForbidden = "sip.refused.forbidden",
+    /// Requests of methods not served.
+    SipMethodRefused = "sip.refused.method",
+    /// Other requests refused (Require, Request-URI, hops, loops, body).
+    SipRequestRefused = "sip.refused.request",
+    /// Requests merged or looped (482).
+    SipLoop = "sip.refused.loop",
+    /// Requests refused because a table was full (503).
+    SipOverload = "sip.refused.overload",
+    /// Retransmitted requests, absorbed.
+    SipRetransmissionIn = "sip.retransmission.in",
+    /// Requests and responses sent again.
+    SipRetransmissionOut = "sip.retransmission.out",
+    /// Responses that match no transaction, dropped.
+    SipStrayResponse = "sip.response.stray",
+    /// Client transactions that got no answer.
+    SipTimeout = "sip.timeout",
+    /// SIP connections refused or closed: limit, bad framing, slow sender, certificate.
+    SipConnectionRefused = "sip.connection.refused",
+
+    // XMPP
+    /// Streams that were closed with a stream error of ours.
+    StreamErrorSent = "xmpp.stream.error-sent",
+    /// Streams that the partner closed with a stream error.
+    StreamErrorReceived = "xmpp.stream.error-received",
+    /// Streams that could not be opened.
+    StreamFailed = "xmpp.stream.failed",
+    /// Streams refused by a limit.
+    StreamLimit = "xmpp.stream.limit",
+    /// Streams opened and authenticated, both directions.
+    StreamOpened = "xmpp.stream.opened",
+    /// Stanzas whose sender's domain the stream did not prove.
+    InvalidFrom = "xmpp.refused.invalid-from",
+    /// Stanzas and streams to domains not served.
+    HostUnknown = "xmpp.refused.host-unknown",
+    /// XML refused: not well-formed, restricted, or beyond a limit.
+    XmlRefused = "xmpp.refused.xml",
+    /// Stanzas from domains that are no partner.
+    NotPartner = "xmpp.refused.not-partner",
+    /// Dialback keys that were wrong or came unasked.
+    DialbackInvalid = "xmpp.dialback.invalid",
+    /// Certificates not believed.
+    CertificateRefused = "tls.certificate.refused",
+    /// Stanzas sent again on a new or resumed stream.
+    StanzaResent = "xmpp.stanza.resent",
+    /// Stanzas given up: queue full, stream lost, timeout.
+    StanzaUndelivered = "xmpp.stanza.undelivered",
+
+    // DNS and the box
+    /// DNS questions sent.
+    DnsQuery = "dns.query",
+    /// DNS answers that were forged, late, or not to the question.
+    DnsRefused = "dns.refused",
+    /// DNS questions that no server answered.
+    DnsTimeout = "dns.timeout",
+    /// Messages stopped because they ran in a circle.
+    Loop = "gateway.loop",
+    /// Connections accepted and closed at once: a table was full.
+    AcceptRefused = "io.accept.refused",
+    /// Log lines collapsed because they repeated.
+    LogCollapsed = "log.collapsed",
+}
+
+/// The counters' values.
+#[derive(Clone, Debug)]
+pub struct Counters([u64; Counter::ALL.len()]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self([0; Counter::ALL.len()])
+    }
+}
+
+impl Counters {
+    /// Adds one.
+    pub fn add(&mut self, counter: Counter) {
+        self.0[counter as usize] += 1;
+    }
+
+    /// How often it was counted.
+    pub fn of(&self, counter: Counter) -> u64 {
+        self.0[counter as usize]
+    }
+}

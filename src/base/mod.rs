@@ -1,0 +1,13 @@
+//! What every machine stands on; knows no protocol and does no I/O.
+
+pub mod certificate;
+pub mod counters;
+pub mod cx;
+pub mod net;
+pub mod outbox;
+pub mod rng;
+pub mod slab;
+pub mod text;
+pub mod time;
+pub mod timers;
+pub mod xml;

@@ -1,0 +1,3 @@
+//! The only code that knows both SIP and XMPP.
+
+pub mod input;

@@ -1,0 +1,101 @@
+//! Every bound of the program in one place, with the memory they add up to. Full is
+//! an ordinary answer everywhere: 503 with Retry-After, `resource-constraint`,
+//! `policy-violation`; never an abort (promise P4).
+
+/// Largest SIP message on a stream, headers and body, in octets: 64 KiB of headers
+/// (the torture message with the longest legal values has 5 KiB) and a body.
+pub const SIP_MESSAGE_OCTETS_MAX: usize = 80 * 1024;
+/// Longest SIP start-line, in octets; beyond it 414.
+pub const SIP_START_LINE_OCTETS_MAX: usize = 8 * 1024;
+/// Longest SIP header field after unfolding, in octets.
+pub const SIP_HEADER_OCTETS_MAX: usize = 8 * 1024;
+/// All header fields of a SIP message together, in octets.
+pub const SIP_HEADERS_OCTETS_MAX: usize = 64 * 1024;
+/// Most header lines in a SIP message.
+pub const SIP_HEADER_LINES_MAX: usize = 256;
+/// Largest body of a MESSAGE we take, in octets; beyond it 413.
+pub const SIP_BODY_OCTETS_MAX: usize = 16 * 1024;
+/// Largest MESSAGE we send, whole, in octets (RFC 3428 section 8).
+pub const SIP_PAGER_OCTETS_MAX: usize = 1300;
+/// Server transactions at one time.
+pub const SIP_SERVER_TRANSACTIONS_MAX: usize = 4096;
+/// Client transactions at one time.
+pub const SIP_CLIENT_TRANSACTIONS_MAX: usize = 2048;
+/// All octets the SIP transactions keep for retransmission.
+pub const SIP_TRANSACTION_OCTETS_MAX: usize = 8 * 1024 * 1024;
+/// SIP connections at one time, in and out.
+pub const SIP_LINKS_MAX: usize = 256;
+/// SIP connections from one address that has not proved anything yet.
+pub const SIP_LINKS_UNPROVEN_PER_ADDRESS_MAX: usize = 16;
+/// A SIP message on a stream must be whole this many seconds after its first octet.
+pub const SIP_MESSAGE_TIME_MAX_S: u64 = 32;
+/// Seconds a TLS handshake may take on a SIP connection.
+pub const SIP_HANDSHAKE_TIME_MAX_S: u64 = 10;
+
+/// Largest stanza, in octets (RFC 6120 section 13.12 wants 10,000 at least).
+pub const STANZA_OCTETS_MAX: usize = 64 * 1024;
+/// Largest first-level element before a stream is authenticated, in octets.
+pub const STANZA_OCTETS_UNPROVEN_MAX: usize = 10 * 1024;
+/// Deepest nesting in a stanza.
+pub const STANZA_DEPTH_MAX: usize = 32;
+/// Most attributes of one element, `xmlns` ones among them.
+pub const STANZA_ATTRIBUTES_MAX: usize = 64;
+/// Most elements in one stanza.
+pub const STANZA_ELEMENTS_MAX: usize = 512;
+/// Streams at one time; `xmpp connection-limit` may set less.
+pub const STREAMS_MAX: usize = 1000;
+/// Share of the streams that strangers may hold, in percent.
+pub const STREAMS_UNPROVEN_PERCENT: usize = 25;
+/// Domain pairs proved on one stream by dialback.
+pub const STREAM_PAIRS_MAX: usize = 64;
+/// Stanzas that wait for a stream of one domain pair to open.
+pub const STREAM_QUEUE_STANZAS_MAX: usize = 128;
+/// Octets that wait for a stream of one domain pair to open, or to be acknowledged.
+pub const STREAM_QUEUE_OCTETS_MAX: usize = 256 * 1024;
+/// Octets of all such queues.
+pub const STREAM_QUEUES_OCTETS_MAX: usize = 8 * 1024 * 1024;
+/// Stanzas received on one stream whose handling is not finished (XEP-0198).
+pub const STREAM_UNHANDLED_MAX: usize = 256;
+
+/// Messages on their way through the gateway at one time, both directions.
+pub const PENDING_MAX: usize = 4096;
+/// Messages that wait behind another one of the same pair.
+pub const PENDING_PER_PAIR_MAX: usize = 64;
+/// Octets of all messages that wait behind another one.
+pub const PENDING_OCTETS_MAX: usize = 4 * 1024 * 1024;
+/// Delivered messages remembered so that a late stanza error finds its sender.
+pub const DELIVERED_REMEMBERED_MAX: usize = 2048;
+
+/// DNS questions under way at one time.
+pub const DNS_QUERIES_MAX: usize = 64;
+/// Answers kept, positive and negative.
+pub const DNS_CACHE_MAX: usize = 512;
+/// Addresses kept of one answer.
+pub const DNS_TARGETS_MAX: usize = 16;
+/// Longest CNAME chain followed.
+pub const DNS_ALIASES_MAX: usize = 8;
+
+/// Octets that may wait to be sent on one link; beyond it the peer does not read.
+pub const LINK_SEND_OCTETS_MAX: usize = 512 * 1024;
+/// Octets that may wait to be read from one link.
+pub const LINK_RECEIVE_OCTETS_MAX: usize =
+    if SIP_MESSAGE_OCTETS_MAX > STANZA_OCTETS_MAX + 1024 { SIP_MESSAGE_OCTETS_MAX } else { STANZA_OCTETS_MAX + 1024 };
+/// Links of all kinds at one time.
+pub const LINKS_MAX: usize = STREAMS_MAX + SIP_LINKS_MAX + DNS_QUERIES_MAX;
+/// All octets that may wait on all links in both directions.
+pub const LINK_OCTETS_TOTAL_MAX: usize = 16 * 1024 * 1024;
+/// Memory of one TLS session at rest, measured: 17 KiB for a mutually authenticated pair.
+pub const TLS_SESSION_OCTETS: usize = 17 * 1024;
+
+/// Memory all tables and buffers may reach together, if a full load of every kind
+/// came at once.
+pub const MEMORY_MAX: usize = SIP_TRANSACTION_OCTETS_MAX
+    + STREAM_QUEUES_OCTETS_MAX
+    + PENDING_OCTETS_MAX
+    + LINK_OCTETS_TOTAL_MAX
+    + (STREAMS_MAX + SIP_LINKS_MAX) * TLS_SESSION_OCTETS
+    + DNS_CACHE_MAX * DNS_TARGETS_MAX * 64
+    + (SIP_SERVER_TRANSACTIONS_MAX + SIP_CLIENT_TRANSACTIONS_MAX + PENDING_MAX + DELIVERED_REMEMBERED_MAX) * 512;
+
+/// The smallest board has 128 MiB; half of it is ours.
+const _: () = assert!(MEMORY_MAX <= 64 * 1024 * 1024);

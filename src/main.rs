@@ -1,0 +1,3 @@
+//! The program `latimer`.
+
+fn main() {}
