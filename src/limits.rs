@@ -42,6 +42,15 @@ pub const STANZA_DEPTH_MAX: usize = 32;
 pub const STANZA_ATTRIBUTES_MAX: usize = 64;
 /// Most elements in one stanza.
 pub const STANZA_ELEMENTS_MAX: usize = 512;
+/// Most namespace declarations in force at one place of a stanza, those of the stream
+/// header among them: each prefix is looked up in all of them.
+pub const STANZA_BINDINGS_MAX: usize = 64;
+/// Most namespace declarations of a stream header.
+pub const STREAM_BINDINGS_MAX: usize = 16;
+/// Octets of all namespace declarations of a stream header together.
+pub const STREAM_BINDINGS_OCTETS_MAX: usize = 1024;
+/// Most `xml:lang`, id and version octets kept of a stream header.
+pub const STREAM_ATTRIBUTE_OCTETS_MAX: usize = 256;
 /// Streams at one time; `xmpp connection-limit` may set less.
 pub const STREAMS_MAX: usize = 1000;
 /// Share of the streams that strangers may hold, in percent.
