@@ -1,1 +1,4 @@
-//! (xmpp)
+//! XMPP between servers and nothing else.
+
+mod dialback;
+pub mod server;
