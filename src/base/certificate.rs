@@ -20,6 +20,8 @@ pub struct PeerCertificate {
     pub sip_hosts: Vec<String>,
     /// The subject's CN, only when there is no subjectAltName at all (RFC 5922).
     pub common_name: Option<String>,
+    /// Its extended key usage allows SIP and nothing else (RFC 5924).
+    pub sip_only: bool,
     /// SHA-256 of the certificate, for logs.
     pub fingerprint: [u8; 32],
     /// The TLS version and cipher suite, for logs.
@@ -90,6 +92,9 @@ impl PeerCertificate {
     /// whole left label), SRVName and XmppAddr count, the CN never (RFC 6120 section
     /// 13.7.1.2, RFC 6125). `ascii` in A-labels, `unicode` in U-labels, lower case.
     pub fn names_xmpp_domain(&self, ascii: &str, unicode: &str) -> bool {
+        if self.sip_only {
+            return false;
+        }
         let wildcard = |name: &str| {
             let (Some(rest), Some((_, parent))) = (name.strip_prefix("*."), ascii.split_once('.')) else {
                 return false;
