@@ -15,6 +15,16 @@ impl Key {
     pub const fn index(self) -> u32 {
         self.index
     }
+
+    /// Both halves in one number, for a machine that hands it back unread.
+    pub const fn to_bits(self) -> u64 {
+        (self.index as u64) << 32 | self.generation as u64
+    }
+
+    /// The key of [`Self::to_bits`].
+    pub const fn from_bits(bits: u64) -> Self {
+        Self { index: (bits >> 32) as u32, generation: bits as u32 }
+    }
 }
 
 impl fmt::Debug for Key {
