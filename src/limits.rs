@@ -75,6 +75,11 @@ pub const PENDING_OCTETS_MAX: usize = 4 * 1024 * 1024;
 /// Delivered messages remembered so that a late stanza error finds its sender.
 pub const DELIVERED_REMEMBERED_MAX: usize = 2048;
 
+/// Texts that the loop guard remembers.
+pub const LOOP_ENTRIES_MAX: usize = 1024;
+/// Pairs of users that the loop guard remembers.
+pub const LOOP_PAIRS_MAX: usize = 1024;
+
 /// DNS questions under way at one time.
 pub const DNS_QUERIES_MAX: usize = 64;
 /// Answers kept, positive and negative.

@@ -1,0 +1,598 @@
+//! Who may talk to whom: which domain is on which side, who may send for it, what a
+//! partner's users may do, and the guards that stop a message running in a circle.
+//!
+//! Domains are compared as `Settings` has them: lower case, U-labels, no final dot.
+
+use crate::base::certificate::PeerCertificate;
+use crate::base::net::Transport;
+use crate::base::text::hex_value;
+use crate::base::time::Instant;
+use crate::limits::{LOOP_ENTRIES_MAX, LOOP_PAIRS_MAX};
+use crate::settings::{NextHopTransport, Partner, PartnerKind, Peer, Settings, SipDomain};
+use core::hash::{Hash, Hasher};
+use core::net::IpAddr;
+use core::time::Duration;
+use std::hash::DefaultHasher;
+
+/// The domains of both sides, sorted, so that a look-up does not grow dear with the
+/// number of partners. Made anew whenever the settings change.
+#[derive(Clone, Debug, Default)]
+pub struct Routes {
+    /// Served SIP domains and their places in `Settings::sip_domains`.
+    sip: Vec<(Box<str>, usize)>,
+    /// Partners' domains, additional ones too, and their places in `Settings::partners`.
+    xmpp: Vec<(Box<str>, usize)>,
+    discovery_open: bool,
+}
+
+/// An XMPP domain that may talk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct XmppDomain<'a> {
+    /// Its partner; `None` for a domain that is none, while `partner discovery` is open.
+    pub partner: Option<&'a Partner>,
+    /// What its users may do. A discovered domain counts as public-verified: its
+    /// streams are authenticated like a partner's, but nobody vouched for it.
+    pub kind: PartnerKind,
+}
+
+impl XmppDomain<'_> {
+    /// May its users write to a SIP user? Those of a public-unverified partner only
+    /// to one who has them among his contacts.
+    pub fn may_write(&self, is_contact: bool) -> bool {
+        is_contact || self.kind != PartnerKind::PublicUnverified
+    }
+}
+
+/// Why a message goes no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// The sender's domain is not served by us: 403, `forbidden`.
+    Sender,
+    /// The sender's domain is not proved by the connection it came on: 403.
+    Unproven,
+    /// The sender's address is one of the other side's, mapped by us, and came back:
+    /// 403, `forbidden`.
+    Mapped,
+    /// The recipient's domain is not served by us: 404, `remote-server-not-found`.
+    Recipient,
+    /// The users of this partner may not write to whom has not added them: `forbidden`.
+    NotContact,
+}
+
+impl Denied {
+    /// In words, for logs and error texts.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Sender => "sender's domain not served",
+            Self::Unproven => "sender's domain not proved by this connection",
+            Self::Mapped => "sender's address belongs to the other side",
+            Self::Recipient => "recipient's domain not served",
+            Self::NotContact => "recipient has not added the sender",
+        }
+    }
+
+    /// The answer to a SIP request.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::Recipient => 404,
+            _ => 403,
+        }
+    }
+
+    /// The answer to a stanza.
+    pub const fn condition(self) -> super::error::Condition {
+        match self {
+            Self::Recipient => super::error::Condition::RemoteServerNotFound,
+            _ => super::error::Condition::Forbidden,
+        }
+    }
+}
+
+impl Routes {
+    /// The index of these settings.
+    pub fn new(settings: &Settings) -> Self {
+        let mut sip: Vec<(Box<str>, usize)> =
+            settings.sip_domains.iter().enumerate().map(|(place, d)| (d.domain.as_str().into(), place)).collect();
+        let mut xmpp: Vec<(Box<str>, usize)> = Vec::new();
+        for (place, partner) in settings.partners.iter().enumerate() {
+            let domains = core::iter::once(&partner.domain).chain(&partner.additional_domains);
+            xmpp.extend(domains.map(|domain| (domain.as_str().into(), place)));
+        }
+        sip.sort_unstable();
+        xmpp.sort_unstable();
+        Self { sip, xmpp, discovery_open: settings.discovery_open }
+    }
+
+    /// The served SIP domain of that name.
+    pub fn sip_domain<'s>(&self, settings: &'s Settings, domain: &str) -> Option<&'s SipDomain> {
+        settings.sip_domains.get(place_of(&self.sip, domain)?)
+    }
+
+    /// The XMPP domain of that name, if it may talk. One of our own SIP domains never
+    /// is one.
+    pub fn xmpp_domain<'s>(&self, settings: &'s Settings, domain: &str) -> Option<XmppDomain<'s>> {
+        if let Some(partner) = place_of(&self.xmpp, domain).and_then(|place| settings.partners.get(place)) {
+            return Some(XmppDomain { partner: Some(partner), kind: partner.kind });
+        }
+        (self.discovery_open && place_of(&self.sip, domain).is_none())
+            .then_some(XmppDomain { partner: None, kind: PartnerKind::PublicVerified })
+    }
+
+    /// May a SIP request with these domains pass? `from` and `to` in U-labels.
+    pub fn from_sip<'s>(
+        &self,
+        settings: &'s Settings,
+        from: &str,
+        to: &str,
+        source: &SipSource<'_>,
+    ) -> Result<(&'s SipDomain, XmppDomain<'s>), Denied> {
+        let Some(sender) = self.sip_domain(settings, from) else {
+            // A partner's address that arrives on SIP is our own mapping, come back.
+            return Err(if place_of(&self.xmpp, from).is_some() { Denied::Mapped } else { Denied::Sender });
+        };
+        if !may_send_for(sender, source) {
+            return Err(Denied::Unproven);
+        }
+        let recipient = self.xmpp_domain(settings, to).ok_or(Denied::Recipient)?;
+        Ok((sender, recipient))
+    }
+
+    /// May a stanza with these domains pass? Its stream proved `from` already.
+    pub fn from_xmpp<'s>(
+        &self,
+        settings: &'s Settings,
+        from: &str,
+        to: &str,
+        is_contact: bool,
+    ) -> Result<(XmppDomain<'s>, &'s SipDomain), Denied> {
+        if place_of(&self.sip, from).is_some() {
+            return Err(Denied::Mapped);
+        }
+        let recipient = self.sip_domain(settings, to).ok_or(Denied::Recipient)?;
+        let sender = self.xmpp_domain(settings, from).ok_or(Denied::Sender)?;
+        if !sender.may_write(is_contact) {
+            return Err(Denied::NotContact);
+        }
+        Ok((sender, recipient))
+    }
+}
+
+fn place_of(index: &[(Box<str>, usize)], domain: &str) -> Option<usize> {
+    let at = index.binary_search_by(|(name, _)| (**name).cmp(domain)).ok()?;
+    index.get(at).map(|(_, place)| *place)
+}
+
+/// Where a SIP request came from, and what that connection proved.
+#[derive(Clone, Copy, Debug)]
+pub struct SipSource<'a> {
+    /// How it came.
+    pub transport: Transport,
+    /// The address it came from.
+    pub address: IpAddr,
+    /// What the TLS peer showed.
+    pub certificate: Option<&'a PeerCertificate>,
+}
+
+/// May this source send for that domain (RFC 5922 section 7, `sip domain ... peer`)?
+/// The peers that the operator named; without any the next hop; without a next hop
+/// whoever shows a certificate of the domain itself.
+pub fn may_send_for(domain: &SipDomain, source: &SipSource<'_>) -> bool {
+    if !domain.peers.is_empty() {
+        return domain.peers.iter().any(|peer| match peer {
+            Peer::Host(host) => proves(source, host),
+            // An address proves something only where nothing better is to be had.
+            Peer::Network(network) => source.transport != Transport::Tls && network.contains(source.address),
+        });
+    }
+    match &domain.next_hop {
+        Some(hop) if hop.transport == NextHopTransport::Tls => {
+            proves(source, &hop.host) || proves(source, &domain.domain)
+        }
+        // A name would have to be asked from DNS: the operator has to name a peer.
+        Some(hop) => {
+            source.transport == Transport::from(hop.transport)
+                && literal_address(&hop.host)
+                    .is_some_and(|address| address.to_canonical() == source.address.to_canonical())
+        }
+        None => proves(source, &domain.domain),
+    }
+}
+
+/// Did the TLS peer prove that it is `host`?
+fn proves(source: &SipSource<'_>, host: &str) -> bool {
+    let Some(certificate) = source.certificate.filter(|c| source.transport == Transport::Tls && c.is_trusted()) else {
+        return false;
+    };
+    if host.is_ascii() {
+        return certificate.names_sip_domain(host);
+    }
+    idna::domain_to_ascii(host).is_ok_and(|ascii| certificate.names_sip_domain(&ascii))
+}
+
+fn literal_address(host: &str) -> Option<IpAddr> {
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).parse().ok()
+}
+
+/// Most hops a message may take, XMPP and SIP together (RFC 3261 section 8.1.1.6).
+pub const HOPS_MAX: u8 = 70;
+
+/// Writes the id of a stanza into `id`, which is cleared: the hops that are left, so
+/// that a gateway further on can carry them back into Max-Forwards, and a token that
+/// nobody can guess.
+pub fn stanza_id(hops: u8, token: &str, id: &mut String) {
+    use core::fmt::Write;
+    id.clear();
+    // Writing into a String does not fail.
+    let _ = write!(id, "lat-{hops:02x}-{token}");
+}
+
+/// The hops that are left, of an id that [`stanza_id`] made somewhere.
+pub fn hops_of(id: &str) -> Option<u8> {
+    let (hops, token) = id.strip_prefix("lat-")?.split_once('-')?;
+    let &[high, low] = hops.as_bytes() else { return None };
+    let is_ours = token.len() >= 8 && token.bytes().all(|octet| octet.is_ascii_alphanumeric());
+    if is_ours { Some(hex_value(high)? << 4 | hex_value(low)?) } else { None }
+}
+
+/// How often the same text of the same conversation (thread, Call-ID) may pass within
+/// [`RETURN_WINDOW`]: a loop through XMPP brings it back unchanged within milliseconds.
+const RETURNS_MAX: u32 = 10;
+
+/// How often the same text may pass between the same two users within the window when
+/// the conversation changes each time, as some gateways make a new Call-ID a message.
+/// Far above what a person does, and below what a loop does.
+const RETURNS_ELSEWHERE_MAX: u32 = 1000;
+
+/// How long returns are counted together.
+const RETURN_WINDOW: Duration = Duration::from_secs(20);
+
+/// How many messages two automatic repliers may exchange.
+const PING_PONG_MAX: u32 = 10;
+
+/// An answer that comes later than this was written by a person.
+const PING_PONG_GAP: Duration = Duration::from_secs(2);
+
+/// One text on its way from one user to another.
+#[derive(Clone, Copy, Debug)]
+pub struct Passing<'a> {
+    /// The sender's bare JID.
+    pub from: &'a str,
+    /// The recipient's bare JID.
+    pub to: &'a str,
+    /// Thread or Call-ID.
+    pub conversation: Option<&'a str>,
+    /// The text.
+    pub body: &'a str,
+}
+
+/// Why the guard stops a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Circle {
+    /// It came back unchanged too often: 482, `policy-violation` (REQ-7247-52).
+    Loop,
+    /// Two automatic repliers answer one another.
+    PingPong,
+}
+
+impl Circle {
+    /// In words, for logs and error texts.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Loop => "message runs in a circle",
+            Self::PingPong => "two automatic repliers answer one another",
+        }
+    }
+}
+
+/// Remembers what passed of late and stops what runs in a circle where no hop count
+/// helps: through XMPP servers and clients that know nothing of hops (decision D-7).
+/// Fixed in size; when full it forgets the oldest.
+#[derive(Clone, Debug)]
+pub struct LoopGuard {
+    texts: Vec<PassedText>,
+    pairs: Vec<Pair>,
+}
+
+/// A text between two users.
+#[derive(Clone, Copy, Debug, Default)]
+struct PassedText {
+    /// Of sender, recipient and body; 0 when free.
+    key: u64,
+    conversation: u64,
+    /// When the counts began.
+    since: Instant,
+    in_conversation: u32,
+    in_all: u32,
+}
+
+/// Two users who write to each other.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pair {
+    /// Of both users, in whatever order; 0 when free.
+    key: u64,
+    /// The last text of each direction; the first is that of the lesser address.
+    texts: [u64; 2],
+    last_is_second: bool,
+    last: Instant,
+    /// Messages that were each a quick answer, and nothing new, in a row.
+    exchanged: u32,
+}
+
+/// Places that share a key's hash: the oldest of them gives way.
+const WAYS: usize = 4;
+
+impl Default for LoopGuard {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl LoopGuard {
+    /// A guard that remembers nothing yet.
+    pub fn new() -> Self {
+        Self { texts: vec![PassedText::default(); LOOP_ENTRIES_MAX], pairs: vec![Pair::default(); LOOP_PAIRS_MAX] }
+    }
+
+    /// May this message pass? Asked once for each new message, before anything is
+    /// sent. What is refused is not counted, so that a circle ends and its users can
+    /// write again when the window is over.
+    pub fn pass(&mut self, now: Instant, message: &Passing<'_>) -> Result<(), Circle> {
+        if self.is_ping_pong(now, message) {
+            return Err(Circle::PingPong);
+        }
+        if self.is_loop(now, message) { Err(Circle::Loop) } else { Ok(()) }
+    }
+
+    fn is_loop(&mut self, now: Instant, message: &Passing<'_>) -> bool {
+        let key = hash(&(message.from, message.to, message.body));
+        let conversation = message.conversation.map_or(0, |conversation| hash(&conversation));
+        let Some(entry) = slot(&mut self.texts, key, |entry| (entry.key, entry.since)) else { return false };
+        if entry.key != key || now.since(entry.since) > RETURN_WINDOW {
+            *entry = PassedText { key, conversation, since: now, in_conversation: 0, in_all: 0 };
+        }
+        if entry.conversation != conversation || conversation == 0 {
+            entry.conversation = conversation;
+            entry.in_conversation = 0;
+        }
+        if entry.in_conversation >= RETURNS_MAX || entry.in_all >= RETURNS_ELSEWHERE_MAX {
+            return true;
+        }
+        entry.in_conversation += 1;
+        entry.in_all += 1;
+        false
+    }
+
+    fn is_ping_pong(&mut self, now: Instant, message: &Passing<'_>) -> bool {
+        let is_second = message.from > message.to;
+        let key = hash(&if is_second { (message.to, message.from) } else { (message.from, message.to) });
+        let text = hash(&message.body);
+        let Some(pair) = slot(&mut self.pairs, key, |pair| (pair.key, pair.last)) else { return false };
+        if pair.key != key {
+            *pair = Pair { key, ..Pair::default() };
+        }
+        let is_quick_answer = pair.last_is_second != is_second && now.since(pair.last) <= PING_PONG_GAP;
+        let said = &mut pair.texts[usize::from(is_second)];
+        let is_new = *said != text;
+        *said = text;
+        pair.last_is_second = is_second;
+        pair.last = now;
+        pair.exchanged = match (is_quick_answer, is_new) {
+            // The first answer of each side is new; from then on they repeat themselves.
+            (true, true) if pair.exchanged < 2 => pair.exchanged + 1,
+            (true, false) => pair.exchanged + 1,
+            _ => 1,
+        };
+        pair.exchanged > PING_PONG_MAX
+    }
+}
+
+/// A hash that is never 0.
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish().max(1)
+}
+
+/// The place of a key: its own, else a free one, else the oldest of those it may have.
+fn slot<T>(table: &mut [T], key: u64, of: impl Fn(&T) -> (u64, Instant)) -> Option<&mut T> {
+    let sets = (table.len() / WAYS).max(1);
+    let set = table.chunks_mut(WAYS).nth(usize::try_from(key % sets as u64).unwrap_or(0))?;
+    set.iter_mut().min_by_key(|entry| {
+        let (held, when) = of(entry);
+        if held == key { (0, Instant::ZERO) } else { (1 + u8::from(held != 0), when) }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::net::Network;
+    use crate::settings::{Dialect, NextHop};
+
+    fn sip_domain(domain: &str, next_hop: Option<NextHop>, peers: Vec<Peer>) -> SipDomain {
+        SipDomain { domain: domain.into(), next_hop, peers, dialect: Dialect::Standard, im_mode: None }
+    }
+
+    fn settings() -> Settings {
+        let mut partner = Partner::new("chat.example");
+        partner.kind = PartnerKind::Federated;
+        partner.additional_domains = vec!["more.example".into()];
+        Settings {
+            sip_domains: vec![sip_domain("voip.example", None, Vec::new())],
+            partners: vec![Partner::new("public.example"), partner],
+            ..Settings::default()
+        }
+    }
+
+    fn certificate(names: &[&str]) -> PeerCertificate {
+        PeerCertificate {
+            verdict: Some(Ok(())),
+            dns_names: names.iter().map(|name| (*name).into()).collect(),
+            ..PeerCertificate::default()
+        }
+    }
+
+    fn source<'a>(transport: Transport, address: &str, certificate: Option<&'a PeerCertificate>) -> SipSource<'a> {
+        SipSource { transport, address: address.parse().expect("an address"), certificate }
+    }
+
+    #[test]
+    fn req_7247_55_a_sip_sender_needs_a_served_domain_that_his_connection_proved() {
+        let settings = settings();
+        let routes = Routes::new(&settings);
+        let voip = certificate(&["voip.example"]);
+        let proxy = source(Transport::Tls, "192.0.2.1", Some(&voip));
+        let pass = |from, to, source| routes.from_sip(&settings, from, to, source).map(|_| ());
+        assert_eq!(pass("voip.example", "chat.example", &proxy), Ok(()));
+        assert_eq!(pass("voip.example", "more.example", &proxy), Ok(()));
+        assert_eq!(pass("voip.example", "nowhere.example", &proxy), Err(Denied::Recipient));
+        assert_eq!(pass("voip.example", "voip.example", &proxy), Err(Denied::Recipient));
+        assert_eq!(pass("forged.example", "chat.example", &proxy), Err(Denied::Sender));
+        assert_eq!(pass("chat.example", "voip.example", &proxy), Err(Denied::Mapped));
+        let plain = source(Transport::Udp, "192.0.2.1", None);
+        assert_eq!(pass("voip.example", "chat.example", &plain), Err(Denied::Unproven));
+    }
+
+    #[test]
+    fn an_xmpp_sender_needs_a_partner_that_is_allowed_to() {
+        let mut settings = settings();
+        let routes = Routes::new(&settings);
+        let pass = |from, to| routes.from_xmpp(&settings, from, to, false).map(|_| ());
+        assert_eq!(pass("chat.example", "voip.example"), Ok(()));
+        assert_eq!(pass("chat.example", "other.example"), Err(Denied::Recipient));
+        assert_eq!(pass("stranger.example", "voip.example"), Err(Denied::Sender));
+        assert_eq!(pass("public.example", "voip.example"), Err(Denied::NotContact));
+        assert_eq!(pass("voip.example", "voip.example"), Err(Denied::Mapped));
+        assert!(routes.from_xmpp(&settings, "public.example", "voip.example", true).is_ok());
+        settings.discovery_open = true;
+        let routes = Routes::new(&settings);
+        let (stranger, _) = routes.from_xmpp(&settings, "stranger.example", "voip.example", false).expect("allowed");
+        assert_eq!(stranger.kind, PartnerKind::PublicVerified);
+        assert_eq!(routes.from_xmpp(&settings, "voip.example", "voip.example", false).err(), Some(Denied::Mapped));
+    }
+
+    #[test]
+    fn a_named_peer_counts_by_certificate_or_by_address() {
+        let network = Network { address: "10.0.0.0".parse().expect("an address"), length: 8 };
+        let domain = sip_domain("voip.example", None, vec![Peer::Host("edge.example".into()), Peer::Network(network)]);
+        let edge = certificate(&["edge.example"]);
+        let other = certificate(&["voip.example"]);
+        assert!(may_send_for(&domain, &source(Transport::Tls, "192.0.2.1", Some(&edge))));
+        assert!(!may_send_for(&domain, &source(Transport::Tls, "192.0.2.1", Some(&other))));
+        assert!(may_send_for(&domain, &source(Transport::Udp, "10.1.2.3", None)));
+        assert!(!may_send_for(&domain, &source(Transport::Tls, "10.1.2.3", None)));
+        assert!(!may_send_for(&domain, &source(Transport::Tcp, "192.0.2.1", None)));
+    }
+
+    #[test]
+    fn without_peers_the_next_hop_may_send() {
+        let hop = |transport, host: &str| Some(NextHop { transport, host: host.into(), port: None });
+        let edge = certificate(&["edge.example"]);
+        let mut unbelieved = edge.clone();
+        unbelieved.verdict = None;
+        let tls = sip_domain("voip.example", hop(NextHopTransport::Tls, "edge.example"), Vec::new());
+        assert!(may_send_for(&tls, &source(Transport::Tls, "192.0.2.1", Some(&edge))));
+        assert!(!may_send_for(&tls, &source(Transport::Tls, "192.0.2.1", Some(&unbelieved))));
+        assert!(!may_send_for(&tls, &source(Transport::Tcp, "192.0.2.1", None)));
+        let udp = sip_domain("voip.example", hop(NextHopTransport::Udp, "192.0.2.1"), Vec::new());
+        assert!(may_send_for(&udp, &source(Transport::Udp, "::ffff:192.0.2.1", None)));
+        assert!(!may_send_for(&udp, &source(Transport::Udp, "192.0.2.2", None)));
+        assert!(!may_send_for(&udp, &source(Transport::Tcp, "192.0.2.1", None)));
+    }
+
+    #[test]
+    fn a_domain_in_u_labels_is_proved_by_its_a_labels() {
+        let domain = sip_domain("b\u{fc}cher.example", None, Vec::new());
+        let shown = certificate(&["xn--bcher-kva.example"]);
+        assert!(may_send_for(&domain, &source(Transport::Tls, "192.0.2.1", Some(&shown))));
+    }
+
+    #[test]
+    fn an_id_carries_the_hops() {
+        let mut id = String::new();
+        stanza_id(63, "0123456789ab", &mut id);
+        assert_eq!(id, "lat-3f-0123456789ab");
+        assert_eq!(hops_of(&id), Some(63));
+        for other in ["", "lat-", "lat-3f-", "lat-3-0123456789ab", "lat-+f-0123456789ab", "lat-3f-0123 456789ab", "x"] {
+            assert_eq!(hops_of(other), None, "{other}");
+        }
+    }
+
+    fn message<'a>(from: &'a str, to: &'a str, conversation: &'a str, body: &'a str) -> Passing<'a> {
+        Passing { from, to, conversation: Some(conversation), body }
+    }
+
+    #[test]
+    fn req_7247_52_a_message_that_comes_back_unchanged_is_stopped() {
+        let mut guard = LoopGuard::new();
+        let mut now = Instant::ZERO;
+        for _ in 0..RETURNS_MAX {
+            now = now.after(Duration::from_millis(5));
+            assert_eq!(guard.pass(now, &message("a@x", "b@y", "t", "hi")), Ok(()));
+        }
+        assert_eq!(guard.pass(now, &message("a@x", "b@y", "t", "hi")), Err(Circle::Loop));
+        assert_eq!(guard.pass(now, &message("a@x", "c@y", "t", "hi")), Ok(()));
+        now = now.after(RETURN_WINDOW).after(Duration::from_secs(1));
+        assert_eq!(guard.pass(now, &message("a@x", "b@y", "t", "hi")), Ok(()));
+    }
+
+    #[test]
+    fn req_7247_52_a_loop_that_loses_the_thread_is_stopped_too() {
+        let mut guard = LoopGuard::new();
+        let mut passed = 0;
+        for n in 0..2000 {
+            let thread = n.to_string();
+            passed += u32::from(guard.pass(Instant::ZERO, &message("a@x", "b@y", &thread, "hi")).is_ok());
+        }
+        assert_eq!(passed, RETURNS_ELSEWHERE_MAX);
+    }
+
+    #[test]
+    fn two_automatic_repliers_are_parted_after_ten_messages() {
+        let mut guard = LoopGuard::new();
+        let mut now = Instant::from_millis(1000);
+        let mut passed = 0;
+        for n in 0..100 {
+            now = now.after(Duration::from_millis(20));
+            let away = if n % 2 == 0 {
+                message("a@x", "b@y", "t", "I am away")
+            } else {
+                message("b@y", "a@x", "t", "So am I")
+            };
+            match guard.pass(now, &away) {
+                Ok(()) => passed += 1,
+                Err(why) => {
+                    assert_eq!(why, Circle::PingPong);
+                    break;
+                }
+            }
+        }
+        assert_eq!(passed, PING_PONG_MAX);
+        // Nobody answers the error, so the next message comes from a person.
+        now = now.after(Duration::from_secs(10));
+        assert_eq!(guard.pass(now, &message("a@x", "b@y", "t", "I am back")), Ok(()));
+    }
+
+    #[test]
+    fn quick_chat_and_bulk_senders_are_left_alone() {
+        let mut guard = LoopGuard::new();
+        let mut now = Instant::ZERO;
+        for n in 0..5000_u32 {
+            now = now.after(Duration::from_millis(3));
+            let body = n.to_string();
+            let (from, to) = if n % 2 == 0 { ("a@x", "b@y") } else { ("b@y", "a@x") };
+            assert_eq!(guard.pass(now, &message(from, to, "t", &body)), Ok(()));
+            assert_eq!(guard.pass(now, &message("bulk@x", "b@y", "u", &body)), Ok(()));
+        }
+    }
+
+    #[test]
+    fn the_guard_stays_as_large_as_it_was() {
+        let mut guard = LoopGuard::new();
+        for n in 0..10_000_u64 {
+            let from = n.to_string();
+            assert_eq!(guard.pass(Instant::from_millis(n), &message(&from, "b@y", "t", "hi")), Ok(()));
+        }
+        assert_eq!((guard.texts.len(), guard.pairs.len()), (LOOP_ENTRIES_MAX, LOOP_PAIRS_MAX));
+    }
+}
