@@ -201,23 +201,14 @@ impl Tree {
 
     /// Parses one element, which `bytes` hold from its first octet to its last, inside
     /// a stream that declared `context`.
-    pub fn parse<'a>(
-        &'a mut self,
-        bytes: &[u8],
-        context: &Bindings,
-        limits: Limits,
-    ) -> Result<Node<'a>, XmlError> {
+    pub fn parse<'a>(&'a mut self, bytes: &[u8], context: &Bindings, limits: Limits) -> Result<Node<'a>, XmlError> {
         self.read(bytes, context, limits, Form::Element)?;
         Ok(Node { tree: self, at: 0 })
     }
 
     /// Parses the start tag of a stream; its attributes are in the node, its
     /// declarations in the bindings.
-    pub fn parse_start_tag<'a>(
-        &'a mut self,
-        bytes: &[u8],
-        limits: Limits,
-    ) -> Result<(Node<'a>, Bindings), XmlError> {
+    pub fn parse_start_tag<'a>(&'a mut self, bytes: &[u8], limits: Limits) -> Result<(Node<'a>, Bindings), XmlError> {
         self.read(bytes, &Bindings::default(), limits, Form::StartTag)?;
         let bindings = self.stream_bindings()?;
         Ok((Node { tree: self, at: 0 }, bindings))
@@ -467,8 +458,7 @@ impl Tree {
             let (before, behind) = rest.split_at(at);
             self.text.push_str(before);
             rest = if let Some(reference) = behind.strip_prefix('&') {
-                let (name, behind) =
-                    reference.split_once(';').ok_or(XmlError::malformed("reference not closed"))?;
+                let (name, behind) = reference.split_once(';').ok_or(XmlError::malformed("reference not closed"))?;
                 self.text.push(referenced(name)?);
                 behind
             } else if behind.starts_with('<') {
@@ -850,8 +840,7 @@ const fn is_name_start(c: char) -> bool {
 }
 
 const fn is_name_character(c: char) -> bool {
-    is_name_start(c)
-        || matches!(c, '-' | '.' | '0'..='9' | '\u{B7}' | '\u{300}'..='\u{36F}' | '\u{203F}'..='\u{2040}')
+    is_name_start(c) || matches!(c, '-' | '.' | '0'..='9' | '\u{B7}' | '\u{300}'..='\u{36F}' | '\u{203F}'..='\u{2040}')
 }
 
 /// Cuts `name='value'` off the front of a tag.

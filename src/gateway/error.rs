@@ -292,11 +292,18 @@ pub const fn reason_of(status: u16) -> &'static str {
         603 => "Decline",
         604 => "Does Not Exist Anywhere",
         606 => "Not Acceptable",
-        300..=399 => "Redirection",
-        400..=499 => "Request Failure",
-        500..=599 => "Server Failure",
-        600..=699 => "Global Failure",
-        _ => "Done",
+        _ => class_of(status),
+    }
+}
+
+/// What to call a status that has no phrase of its own.
+const fn class_of(status: u16) -> &'static str {
+    match status {
+        ..300 => "Done",
+        300..400 => "Redirection",
+        400..500 => "Request Failure",
+        500..600 => "Server Failure",
+        _ => "Global Failure",
     }
 }
 
