@@ -1,4 +1,15 @@
-//! XMPP between servers and nothing else.
+//! XMPP between servers and nothing else. [`server`] is the door.
+//!
+//! [`framer`] finds where the next piece of a stream ends, [`crate::base::xml`] reads it,
+//! [`stanza`] says what it means. [`jid`] holds addresses, [`ns`] the namespaces,
+//! [`stream_error`] the conditions a stream ends with, [`disco`] what is told about
+//! ourselves.
 
 mod dialback;
+pub mod disco;
+pub mod framer;
+pub mod jid;
+pub mod ns;
 pub mod server;
+pub mod stanza;
+pub mod stream_error;
