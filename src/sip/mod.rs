@@ -1,1 +1,8 @@
-//! (sip)
+//! SIP and nothing else: framing, messages, transactions, transport. `endpoint` is
+//! the door.
+
+pub mod endpoint;
+pub mod framer;
+pub mod header;
+pub mod message;
+pub mod uri;

@@ -1,0 +1,797 @@
+//! SIP messages: parsed in place, borrowed from the octets they came in, and written.
+//!
+//! Parsing is three steps. One pass over the header fields unfolds lines and moves
+//! each colon to its name, in place; httparse then finds the fields and refuses
+//! control characters; last, the fields every message must have are read and checked.
+//! Whatever follows sees one canonical form.
+//!
+//! Left out on purpose: bare CR or LF as a line end, charsets other than UTF-8 in
+//! header fields, versions other than 2.0.
+
+use super::header::{CSeq, MediaType, NameAddr, Params, Via, decimal, is_call_id, is_token, split_list, trim};
+use super::uri::Uri;
+use crate::base::outbox::Writer;
+use crate::limits::{SIP_HEADER_LINES_MAX, SIP_HEADER_OCTETS_MAX};
+use core::fmt;
+
+/// A request method. Methods are case-sensitive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method<'a> {
+    /// RFC 3261.
+    Invite,
+    /// RFC 3261.
+    Ack,
+    /// RFC 3261.
+    Bye,
+    /// RFC 3261.
+    Cancel,
+    /// RFC 3261.
+    Options,
+    /// RFC 3261.
+    Register,
+    /// RFC 3428.
+    Message,
+    /// RFC 6665.
+    Subscribe,
+    /// RFC 6665.
+    Notify,
+    /// RFC 3515.
+    Refer,
+    /// RFC 6086.
+    Info,
+    /// RFC 3903.
+    Publish,
+    /// RFC 3262.
+    Prack,
+    /// RFC 3311.
+    Update,
+    /// No method we have heard of.
+    Other(&'a str),
+}
+
+impl<'a> Method<'a> {
+    /// The method of that name.
+    pub fn new(name: &'a str) -> Self {
+        match name {
+            "INVITE" => Self::Invite,
+            "ACK" => Self::Ack,
+            "BYE" => Self::Bye,
+            "CANCEL" => Self::Cancel,
+            "OPTIONS" => Self::Options,
+            "REGISTER" => Self::Register,
+            "MESSAGE" => Self::Message,
+            "SUBSCRIBE" => Self::Subscribe,
+            "NOTIFY" => Self::Notify,
+            "REFER" => Self::Refer,
+            "INFO" => Self::Info,
+            "PUBLISH" => Self::Publish,
+            "PRACK" => Self::Prack,
+            "UPDATE" => Self::Update,
+            other => Self::Other(other),
+        }
+    }
+
+    /// Its name.
+    pub const fn as_str(self) -> &'a str {
+        match self {
+            Self::Invite => "INVITE",
+            Self::Ack => "ACK",
+            Self::Bye => "BYE",
+            Self::Cancel => "CANCEL",
+            Self::Options => "OPTIONS",
+            Self::Register => "REGISTER",
+            Self::Message => "MESSAGE",
+            Self::Subscribe => "SUBSCRIBE",
+            Self::Notify => "NOTIFY",
+            Self::Refer => "REFER",
+            Self::Info => "INFO",
+            Self::Publish => "PUBLISH",
+            Self::Prack => "PRACK",
+            Self::Update => "UPDATE",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+/// Why octets are no SIP message, or none we take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The start-line breaks the grammar.
+    StartLine,
+    /// Another version than 2.0.
+    Version,
+    /// The Request-URI breaks the grammar.
+    RequestUri,
+    /// A CR or a LF without the other.
+    BareLineEnd,
+    /// The empty line behind the headers is missing.
+    NoEnd,
+    /// A header name is no token, or a line has no colon.
+    HeaderName,
+    /// A header value holds control characters.
+    HeaderValue,
+    /// A header value is not UTF-8.
+    NotUtf8,
+    /// The start-line is too long.
+    StartLineTooLong,
+    /// One header field is too long.
+    HeaderTooLong,
+    /// All header fields together are too long.
+    HeadersTooLong,
+    /// Too many header lines.
+    TooManyHeaders,
+    /// The whole message is too long.
+    TooLarge,
+    /// A mandatory header is missing.
+    Missing(&'static str),
+    /// A header that may be there once is there twice.
+    Repeated(&'static str),
+    /// A header breaks its grammar.
+    Bad(&'static str),
+    /// The method in CSeq is not the one of the request.
+    MethodMismatch,
+    /// Content-Length is no number.
+    ContentLengthBad,
+    /// Two Content-Lengths differ.
+    ContentLengthDiffers,
+    /// The body is shorter than Content-Length says.
+    BodyShort,
+}
+
+impl Fault {
+    /// The status code of the answer.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::Version => 505,
+            Self::StartLineTooLong => 414,
+            Self::TooLarge | Self::HeaderTooLong | Self::HeadersTooLong | Self::TooManyHeaders => 513,
+            _ => 400,
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::StartLine => "Bad Start-Line",
+            Self::Version => "Version Not Supported",
+            Self::RequestUri => "Bad Request-URI",
+            Self::BareLineEnd => "Bare CR or LF",
+            Self::NoEnd => "No Empty Line After Headers",
+            Self::HeaderName => "Bad Header Name",
+            Self::HeaderValue => "Control Character in Header",
+            Self::NotUtf8 => "Header Not UTF-8",
+            Self::StartLineTooLong => "Request-URI Too Long",
+            Self::HeaderTooLong => "Header Too Long",
+            Self::HeadersTooLong => "Headers Too Long",
+            Self::TooManyHeaders => "Too Many Headers",
+            Self::TooLarge => "Message Too Large",
+            Self::Missing(name) => return write!(f, "Missing {name}"),
+            Self::Repeated(name) => return write!(f, "Repeated {name}"),
+            Self::Bad(name) => return write!(f, "Bad {name}"),
+            Self::MethodMismatch => "CSeq Method Does Not Match",
+            Self::ContentLengthBad => "Bad Content-Length",
+            Self::ContentLengthDiffers => "Content-Length Headers Differ",
+            Self::BodyShort => "Body Shorter Than Content-Length",
+        })
+    }
+}
+
+/// A message that was parsed and checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    start: StartLine<'a>,
+    /// The header fields, one line each, without the empty line.
+    fields: &'a str,
+    known: [Option<&'a str>; KNOWN.len()],
+    via: Via<'a>,
+    from: NameAddr<'a>,
+    to: NameAddr<'a>,
+    cseq: CSeq<'a>,
+    max_forwards: Option<u8>,
+    body: &'a [u8],
+}
+
+/// The first line of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartLine<'a> {
+    /// Of a request.
+    Request {
+        /// What is asked for.
+        method: Method<'a>,
+        /// The Request-URI.
+        uri: &'a str,
+    },
+    /// Of a response.
+    Response {
+        /// 100 to 699.
+        status: u16,
+        /// Whatever the peer wrote; may be empty.
+        reason: &'a str,
+    },
+}
+
+/// What is left of a message that was refused: enough to answer it.
+#[derive(Clone, Copy, Debug)]
+pub struct Malformed<'a> {
+    /// Why it was refused.
+    pub fault: Fault,
+    /// The head, as far as it was read.
+    head: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// Parses a message of which `head` octets are start-line, headers and the empty
+    /// line, as [`super::framer`] found them.
+    #[allow(clippy::result_large_err)]
+    pub fn parse(octets: &'a mut [u8], head: usize) -> Result<Self, Malformed<'a>> {
+        let (head, body) = octets.split_at_mut_checked(head).unwrap_or_default();
+        let found = Found::read(head);
+        let (head, body): (&'a [u8], &'a [u8]) = (head, body);
+        found.and_then(|found| Self::assemble(head, &found, body)).map_err(|fault| Malformed { fault, head })
+    }
+
+    fn assemble(head: &'a [u8], found: &Found, body: &'a [u8]) -> Result<Self, Fault> {
+        let (line, fields) = head.split_at_checked(found.line).unwrap_or_default();
+        let line = core::str::from_utf8(line).map_err(|_| Fault::NotUtf8)?;
+        let start = StartLine::parse(line.trim_end_matches("\r\n"))?;
+        let fields = fields.get(..found.fields).unwrap_or_default();
+        let fields = core::str::from_utf8(fields).map_err(|_| Fault::NotUtf8)?;
+        if let Some(name) = found.repeated {
+            return Err(Fault::Repeated(name));
+        }
+        let known = found.known.map(|place| {
+            let (from, to) = place?;
+            fields.get(from as usize..to as usize)
+        });
+        let field = |which: usize| known[which].ok_or(Fault::Missing(KNOWN[which]));
+        let via = field(VIA)?;
+        let via = split_list(via).next().and_then(Via::parse).ok_or(Fault::Bad("Via"))?;
+        let from = NameAddr::parse(field(FROM)?).ok_or(Fault::Bad("From"))?;
+        let to = NameAddr::parse(field(TO)?).ok_or(Fault::Bad("To"))?;
+        let cseq = CSeq::parse(field(CSEQ)?).ok_or(Fault::Bad("CSeq"))?;
+        if !is_call_id(field(CALL_ID)?) {
+            return Err(Fault::Bad("Call-ID"));
+        }
+        let max_forwards = match known[MAX_FORWARDS].map(decimal) {
+            Some(Some(hops @ 0..=255)) => Some(hops as u8),
+            Some(_) => return Err(Fault::Bad("Max-Forwards")),
+            None => None,
+        };
+        if known[CONTENT_LENGTH].is_some_and(|length| decimal(length).is_none()) {
+            return Err(Fault::ContentLengthBad);
+        }
+        let message = Self { start, fields, known, via, from, to, cseq, max_forwards, body };
+        message.check()?;
+        Ok(message)
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        if matches!(self.start, StartLine::Request { method, .. } if method.as_str() != self.cseq.method) {
+            return Err(Fault::MethodMismatch);
+        }
+        if self.vias().any(|via| Via::parse(via).is_none()) {
+            return Err(Fault::Bad("Via"));
+        }
+        if self.known[CONTACT].is_some() {
+            let is_bad = |value: &str| value != "*" && NameAddr::parse(value).is_none();
+            if self.headers("Contact").any(is_bad) {
+                return Err(Fault::Bad("Contact"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The first line.
+    pub const fn start_line(&self) -> StartLine<'a> {
+        self.start
+    }
+
+    /// Is it a request?
+    pub const fn is_request(&self) -> bool {
+        matches!(self.start, StartLine::Request { .. })
+    }
+
+    /// The method of a request, or the one a response answers.
+    pub fn method(&self) -> Method<'a> {
+        match self.start {
+            StartLine::Request { method, .. } => method,
+            StartLine::Response { .. } => Method::new(self.cseq.method),
+        }
+    }
+
+    /// The Request-URI as it stands; empty in a response.
+    pub const fn uri(&self) -> &'a str {
+        match self.start {
+            StartLine::Request { uri, .. } => uri,
+            StartLine::Response { .. } => "",
+        }
+    }
+
+    /// The status code; 0 in a request.
+    pub const fn status(&self) -> u16 {
+        match self.start {
+            StartLine::Request { .. } => 0,
+            StartLine::Response { status, .. } => status,
+        }
+    }
+
+    /// The reason phrase; empty in a request.
+    pub const fn reason(&self) -> &'a str {
+        match self.start {
+            StartLine::Request { .. } => "",
+            StartLine::Response { reason, .. } => reason,
+        }
+    }
+
+    /// The value of the first header field of that name; long and compact forms are
+    /// the same name.
+    pub fn header(&self, name: &str) -> Option<&'a str> {
+        match known(name) {
+            Some(which) => self.known[which],
+            None => self.fields().find(|(found, _)| same_name(found, name)).map(|(_, value)| value),
+        }
+    }
+
+    /// All values of that name in order; comma lists are split where they are defined.
+    pub fn headers<'n>(&self, name: &'n str) -> impl Iterator<Item = &'a str> + use<'a, 'n> {
+        let is_list = is_list(name);
+        self.fields().filter(move |(found, _)| same_name(found, name)).flat_map(move |(_, value)| {
+            let (whole, list) = if is_list { (None, Some(split_list(value))) } else { (Some(value), None) };
+            whole.into_iter().chain(list.into_iter().flatten())
+        })
+    }
+
+    /// All header fields, names as they were written.
+    pub fn fields(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        lines(self.fields)
+    }
+
+    /// The top Via.
+    pub const fn via(&self) -> &Via<'a> {
+        &self.via
+    }
+
+    /// All values of Via, the top one first.
+    pub fn vias(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.headers("Via")
+    }
+
+    /// From.
+    pub const fn from(&self) -> &NameAddr<'a> {
+        &self.from
+    }
+
+    /// To.
+    pub const fn to(&self) -> &NameAddr<'a> {
+        &self.to
+    }
+
+    /// The first Contact that is an address.
+    pub fn contact(&self) -> Option<NameAddr<'a>> {
+        self.headers("Contact").find_map(NameAddr::parse)
+    }
+
+    /// Call-ID.
+    pub fn call_id(&self) -> &'a str {
+        self.known[CALL_ID].unwrap_or_default()
+    }
+
+    /// CSeq.
+    pub const fn cseq(&self) -> CSeq<'a> {
+        self.cseq
+    }
+
+    /// Max-Forwards, if there is one.
+    pub const fn max_forwards(&self) -> Option<u8> {
+        self.max_forwards
+    }
+
+    /// Content-Type, if there is a legal one.
+    pub fn content_type(&self) -> Option<MediaType<'a>> {
+        self.known[CONTENT_TYPE].and_then(MediaType::parse)
+    }
+
+    /// Expires: larger numbers than fit become the largest; a malformed one is as if
+    /// it were not there (RFC 3261 section 20.19).
+    pub fn expires(&self) -> Option<u32> {
+        self.known[EXPIRES].and_then(decimal).map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX))
+    }
+
+    /// Retry-After in seconds.
+    pub fn retry_after(&self) -> Option<u32> {
+        let value = self.header("Retry-After")?;
+        let digits = value.split([';', '(', ' ', '\t']).next().unwrap_or_default();
+        decimal(digits).map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX))
+    }
+
+    /// The body.
+    pub const fn body(&self) -> &'a [u8] {
+        self.body
+    }
+}
+
+impl<'a> StartLine<'a> {
+    fn parse(line: &'a str) -> Result<Self, Fault> {
+        let is_version = |text: &str| text.len() > 4 && text.get(..4).is_some_and(|t| t.eq_ignore_ascii_case("SIP/"));
+        let mut parts = line.splitn(3, ' ');
+        let (Some(first), Some(second), Some(third)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(Fault::StartLine);
+        };
+        if is_version(first) {
+            if !first.eq_ignore_ascii_case("SIP/2.0") {
+                return Err(Fault::Version);
+            }
+            let status = decimal(second).filter(|status| second.len() == 3 && (100..700).contains(status));
+            let status = status.ok_or(Fault::StartLine)? as u16;
+            if third.bytes().any(|c| c.is_ascii_control() && c != b'\t') {
+                return Err(Fault::StartLine);
+            }
+            return Ok(Self::Response { status, reason: third });
+        }
+        if !is_token(first) {
+            return Err(Fault::StartLine);
+        }
+        if !third.eq_ignore_ascii_case("SIP/2.0") {
+            let is_other_version = is_version(third) && third.bytes().all(|c| c.is_ascii_graphic());
+            return Err(if is_other_version { Fault::Version } else { Fault::StartLine });
+        }
+        Uri::parse(second).map_err(|_| Fault::RequestUri)?;
+        Ok(Self::Request { method: Method::new(first), uri: second })
+    }
+}
+
+impl<'a> Malformed<'a> {
+    /// Does it look like a response? Those are never answered.
+    pub fn is_response(&self) -> bool {
+        self.head.get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"SIP/"))
+    }
+
+    /// Does it begin like a request: a method, a space, anything?
+    pub fn is_request(&self) -> bool {
+        let method = self.head.split(|c| *c == b' ').next().unwrap_or_default();
+        !self.is_response() && method.len() < self.head.len() && core::str::from_utf8(method).is_ok_and(is_token)
+    }
+
+    /// Is it an ACK? Those are never answered.
+    pub fn is_ack(&self) -> bool {
+        self.head.starts_with(b"ACK ")
+    }
+
+    /// Those header fields that can be read, each on its own line; broken ones are
+    /// left out.
+    pub fn fields(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let mut rest = self.head;
+        core::iter::from_fn(move || {
+            loop {
+                if rest.is_empty() {
+                    return None;
+                }
+                let end = rest.iter().position(|c| *c == b'\n').map_or(rest.len(), |end| end + 1);
+                let (line, after) = rest.split_at_checked(end)?;
+                rest = after;
+                let clean = !line.trim_ascii_end().iter().any(|c| c.is_ascii_control() && *c != b'\t');
+                if let (true, Ok(line)) = (clean, core::str::from_utf8(line.trim_ascii_end()))
+                    && let Some((name, value)) = line.split_once(':')
+                    && is_token(name.trim_end_matches([' ', '\t']))
+                {
+                    return Some((trim(name), trim(value)));
+                }
+            }
+        })
+        .skip(1)
+        .chain(None)
+    }
+}
+
+/// Header names the parser remembers the place of: the single ones it checks first.
+const KNOWN: [&str; 10] =
+    ["Via", "From", "To", "Call-ID", "CSeq", "Max-Forwards", "Content-Length", "Content-Type", "Contact", "Expires"];
+const VIA: usize = 0;
+const FROM: usize = 1;
+const TO: usize = 2;
+const CALL_ID: usize = 3;
+const CSEQ: usize = 4;
+const MAX_FORWARDS: usize = 5;
+const CONTENT_LENGTH: usize = 6;
+const CONTENT_TYPE: usize = 7;
+const CONTACT: usize = 8;
+const EXPIRES: usize = 9;
+
+/// Other headers that may be there once only (RFC 3261 section 20, RFC 4475 section 3.3.8).
+const SINGLE: [&str; 12] = [
+    "Subject",
+    "Event",
+    "Subscription-State",
+    "Date",
+    "Content-Disposition",
+    "MIME-Version",
+    "Min-Expires",
+    "Retry-After",
+    "Refer-To",
+    "Referred-By",
+    "Reply-To",
+    "Session-Expires",
+];
+
+/// Headers defined as comma lists (RFC 3261 section 7.3.1).
+const LISTS: [&str; 22] = [
+    "Via",
+    "Contact",
+    "Route",
+    "Record-Route",
+    "Accept",
+    "Accept-Encoding",
+    "Accept-Language",
+    "Alert-Info",
+    "Allow",
+    "Allow-Events",
+    "Call-Info",
+    "Content-Encoding",
+    "Content-Language",
+    "Error-Info",
+    "In-Reply-To",
+    "Path",
+    "Proxy-Require",
+    "Require",
+    "Service-Route",
+    "Supported",
+    "Unsupported",
+    "Warning",
+];
+
+/// Compact forms (RFC 3261 section 7.3.3 and the RFCs that add some).
+const COMPACT: [(&str, &str); 20] = [
+    ("i", "Call-ID"),
+    ("m", "Contact"),
+    ("e", "Content-Encoding"),
+    ("l", "Content-Length"),
+    ("c", "Content-Type"),
+    ("f", "From"),
+    ("s", "Subject"),
+    ("k", "Supported"),
+    ("t", "To"),
+    ("v", "Via"),
+    ("o", "Event"),
+    ("u", "Allow-Events"),
+    ("r", "Refer-To"),
+    ("b", "Referred-By"),
+    ("x", "Session-Expires"),
+    ("a", "Accept-Contact"),
+    ("j", "Reject-Contact"),
+    ("d", "Request-Disposition"),
+    ("y", "Identity"),
+    ("n", "Identity-Info"),
+];
+
+/// The long form of a header name.
+fn long_name(name: &str) -> &str {
+    if name.len() != 1 {
+        return name;
+    }
+    COMPACT.iter().find(|(compact, _)| compact.eq_ignore_ascii_case(name)).map_or(name, |(_, long)| long)
+}
+
+/// The compact form of a header name, where there is one.
+fn compact_name(name: &str) -> &str {
+    COMPACT.iter().find(|(_, long)| long.eq_ignore_ascii_case(name)).map_or(name, |(compact, _)| compact)
+}
+
+fn same_name(a: &str, b: &str) -> bool {
+    long_name(a).eq_ignore_ascii_case(long_name(b))
+}
+
+fn known(name: &str) -> Option<usize> {
+    let name = long_name(name);
+    KNOWN.iter().position(|known| known.eq_ignore_ascii_case(name))
+}
+
+fn is_list(name: &str) -> bool {
+    let name = long_name(name);
+    LISTS.iter().any(|list| list.eq_ignore_ascii_case(name))
+}
+
+/// The fields of a canonical block.
+fn lines(block: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut rest = block;
+    core::iter::from_fn(move || {
+        let (line, after) = rest.split_once("\r\n")?;
+        rest = after;
+        let (name, value) = line.split_once(':')?;
+        Some((name, trim(value)))
+    })
+}
+
+/// What one look over the head found; places are octets from its first field.
+struct Found {
+    /// Octets of the start-line with its CRLF.
+    line: usize,
+    /// Octets of the canonical fields behind it, the empty line left out.
+    fields: usize,
+    known: [Option<(u32, u32)>; KNOWN.len()],
+    repeated: Option<&'static str>,
+}
+
+impl Found {
+    /// Brings the head into canonical form and finds the fields.
+    fn read(head: &mut [u8]) -> Result<Self, Fault> {
+        let line = head.windows(2).position(|two| two == b"\r\n").ok_or(Fault::NoEnd)? + 2;
+        let block = head.get_mut(line..).unwrap_or_default();
+        let fields = canonicalise(block)?;
+        let block = block.get_mut(..fields + 2).ok_or(Fault::NoEnd)?;
+        let mut found = Self { line, fields, known: [None; KNOWN.len()], repeated: None };
+        // A quoted pair may hide any control character but CR and LF (RFC 3261 section
+        // 25.1); httparse does not know that, so it gets to see something else.
+        let hidden = Hidden::hide(block)?;
+        let read = found.find(block);
+        hidden.restore(block);
+        read.map(|()| found)
+    }
+
+    fn find(&mut self, block: &[u8]) -> Result<(), Fault> {
+        let mut fields = [httparse::EMPTY_HEADER; SIP_HEADER_LINES_MAX];
+        let fields = match httparse::parse_headers(block, &mut fields) {
+            Ok(httparse::Status::Complete((_, fields))) => fields,
+            Ok(httparse::Status::Partial) => return Err(Fault::NoEnd),
+            Err(httparse::Error::TooManyHeaders) => return Err(Fault::TooManyHeaders),
+            Err(httparse::Error::HeaderName) => return Err(Fault::HeaderName),
+            Err(_) => return Err(Fault::HeaderValue),
+        };
+        let mut seen = 0u32;
+        for field in fields {
+            let from = (field.value.as_ptr() as usize).wrapping_sub(block.as_ptr() as usize);
+            match known(field.name) {
+                Some(which) => match &mut self.known[which] {
+                    // An empty value may point anywhere.
+                    place @ None if field.value.is_empty() => *place = Some((0, 0)),
+                    place @ None => *place = Some((from as u32, (from + field.value.len()) as u32)),
+                    Some(_) if matches!(which, VIA | CONTACT) => {}
+                    Some(_) => self.repeated = self.repeated.or(Some(KNOWN[which])),
+                },
+                None => {
+                    let name = long_name(field.name);
+                    if let Some(which) = SINGLE.iter().position(|single| single.eq_ignore_ascii_case(name)) {
+                        if seen & 1 << which != 0 {
+                            self.repeated = self.repeated.or(Some(SINGLE[which]));
+                        }
+                        seen |= 1 << which;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Unfolds lines and moves each colon to its name, in place. Gives the octets of the
+/// fields; an empty line stands behind them.
+fn canonicalise(block: &mut [u8]) -> Result<usize, Fault> {
+    let (mut read, mut write) = (0, 0);
+    loop {
+        let rest = block.get(read..).ok_or(Fault::NoEnd)?;
+        let len = rest.iter().position(|c| matches!(c, b'\r' | b'\n')).ok_or(Fault::NoEnd)?;
+        let line = rest.get(..len).unwrap_or_default();
+        if rest.get(len..len + 2) != Some(b"\r\n") {
+            return Err(Fault::BareLineEnd);
+        }
+        if line.is_empty() {
+            put(block, &mut write, read..read + 2);
+            return Ok(write - 2);
+        }
+        if matches!(line.first(), Some(b' ' | b'\t')) {
+            // A fold is one space, whatever white space stood around it.
+            let blank = line.iter().take_while(|c| matches!(c, b' ' | b'\t')).count();
+            let text = read + blank..read + len;
+            write = block
+                .get(..write)
+                .unwrap_or_default()
+                .strip_suffix(b"\r\n")
+                .ok_or(Fault::HeaderName)?
+                .trim_ascii_end()
+                .len();
+            if !text.is_empty()
+                && let Some(place) = block.get_mut(write)
+            {
+                *place = b' ';
+                write += 1;
+            }
+            put(block, &mut write, text);
+        } else {
+            let colon = line.iter().position(|c| *c == b':').ok_or(Fault::HeaderName)?;
+            let name = line.get(..colon).unwrap_or_default().trim_ascii_end().len();
+            put(block, &mut write, read..read + name);
+            put(block, &mut write, read + colon..read + len);
+        }
+        put(block, &mut write, read + len..read + len + 2);
+        read += len + 2;
+    }
+}
+
+/// Moves `range` to where it is to be written, never ahead of what is read.
+fn put(block: &mut [u8], write: &mut usize, range: core::ops::Range<usize>) {
+    let len = range.len();
+    if *write != range.start {
+        debug_assert!(*write < range.start && range.end <= block.len(), "the canonical form is never longer");
+        block.copy_within(range, *write);
+    }
+    *write += len;
+}
+
+/// Control characters in quoted pairs, taken out of sight for a while.
+struct Hidden(heapless::Vec<(u32, u8), 32>);
+
+impl Hidden {
+    fn hide(block: &mut [u8]) -> Result<Self, Fault> {
+        let mut hidden = heapless::Vec::new();
+        let is_control = |c: &u8| (*c < b' ' && !matches!(c, b'\t' | b'\r' | b'\n')) || *c == 0x7F;
+        if !block.iter().any(is_control) {
+            return Ok(Self(hidden));
+        }
+        let (mut quoted, mut escaped) = (false, false);
+        for (at, octet) in block.iter_mut().enumerate() {
+            if escaped && is_control(octet) {
+                hidden.push((at as u32, *octet)).map_err(|_| Fault::HeaderValue)?;
+                *octet = b'x';
+            }
+            match octet {
+                b'\r' | b'\n' => (quoted, escaped) = (false, false),
+                b'\\' if quoted && !escaped => escaped = true,
+                b'"' if !escaped => quoted = !quoted,
+                _ => escaped = false,
+            }
+        }
+        Ok(Self(hidden))
+    }
+
+    fn restore(self, block: &mut [u8]) {
+        for (at, octet) in self.0 {
+            if let Some(place) = block.get_mut(at as usize) {
+                *place = octet;
+            }
+        }
+    }
+}
+
+/// A response to be sent.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Response<'a> {
+    /// 100 to 699.
+    pub status: u16,
+    /// The reason phrase; empty: the usual one.
+    pub reason: &'a str,
+    /// Further header fields.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// Of the body.
+    pub content_type: Option<&'a str>,
+    /// The body.
+    pub body: &'a [u8],
+}
+
+/// A request to be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// What is asked for.
+    pub method: Method<'a>,
+    /// The Request-URI.
+    pub uri: &'a str,
+    /// URI of From, without brackets.
+    pub from: &'a str,
+    /// Tag of From.
+    pub from_tag: &'a str,
+    /// URI of To, without brackets.
+    pub to: &'a str,
+    /// Tag of To, inside a dialog.
+    pub to_tag: Option<&'a str>,
+    /// Call-ID.
+    pub call_id: &'a str,
+    /// Number of CSeq.
+    pub cseq: u32,
+    /// Max-Forwards.
+    pub max_forwards: u8,
+    /// Further header fields.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// Of the body.
+    pub content_type: Option<&'a str>,
+    /// The body.
+    pub body: &'a [u8],
+}
