@@ -89,6 +89,13 @@ pub const DNS_TARGETS_MAX: usize = 16;
 /// Longest CNAME chain followed.
 pub const DNS_ALIASES_MAX: usize = 8;
 
+/// Octets of one slot of the configuration file, its head included; the file has two.
+pub const CONFIG_SLOT_OCTETS: usize = 256 * 1024;
+/// Lines a configuration may have.
+pub const CONFIG_STATEMENTS_MAX: usize = 8192;
+/// Listeners of all kinds; their places are the numbers of `ListenerId`.
+pub const LISTENERS_MAX: usize = 32;
+
 /// Octets that may wait to be sent on one link; beyond it the peer does not read.
 pub const LINK_SEND_OCTETS_MAX: usize = 512 * 1024;
 /// Octets that may wait to be read from one link.

@@ -1,0 +1,274 @@
+//! What a configuration must be as a whole, beyond each line being right: errors
+//! refuse it, warnings tell what it leads to.
+
+use super::config::{Config, Error, Lines, Warning};
+use super::grammar::Fault;
+use super::table;
+use crate::base::net::Transport;
+use crate::limits;
+use crate::settings::{ListenerKind, NextHopTransport, Peer, Requirement};
+use core::net::SocketAddr;
+use std::collections::BTreeMap;
+
+/// Everything that refuses the configuration.
+pub(super) fn errors(config: &Config, lines: &Lines) -> Vec<Error> {
+    let mut errors = Vec::new();
+    let mut refuse = |line: usize, what: String, allowed: &str, example: &str| {
+        errors.push(Error { line, fault: Fault::new(what, allowed, example) });
+    };
+    let settings = &config.settings;
+    if settings.host_name.is_empty() {
+        let line = lines.line_of("system host-name");
+        refuse(
+            line,
+            "system host-name is missing".into(),
+            "the FQDN of the gateway",
+            "set system host-name gw.example",
+        );
+    }
+    for partner in settings.partners.iter().filter(|partner| !partner.can_negotiate()) {
+        let path = format!("partner {}", partner.domain);
+        refuse(
+            lines.line_of(&path),
+            format!("{path}: no stream can come about with these tls, sasl and dialback"),
+            "sasl not not-supported with tls not not-supported, or dialback true with sasl not required",
+            "set partner xmpp.example dialback true",
+        );
+    }
+    for (domain, one, other) in claimed_twice(config) {
+        refuse(
+            lines.line_of_value(&other.0, &other.1),
+            format!("domain {domain} stands at '{}' and at '{}'", one.0, other.0),
+            "each domain once: on SIP, or with one partner",
+            "delete partner xmpp.example",
+        );
+    }
+    if settings.listeners.len() > limits::LISTENERS_MAX {
+        let allowed = format!("at most {} listeners", limits::LISTENERS_MAX);
+        refuse(lines.line_of("xmpp listen"), "too many listeners".into(), &allowed, "delete sip listen old");
+    }
+    for (at, listener) in settings.listeners.iter().enumerate() {
+        let is_udp = |kind| kind == ListenerKind::SipUdp;
+        let same = settings.listeners[..at].iter().find(|other| {
+            other.address == listener.address
+                && other.address.port() != 0
+                && is_udp(other.kind) == is_udp(listener.kind)
+        });
+        if let Some(other) = same {
+            let what = format!("listeners {} and {} have one address, {}", other.name, listener.name, listener.address);
+            let path = format!("{} {}", listen_path(listener.kind), listener.name);
+            refuse(
+                lines.line_of(&path),
+                what,
+                "an address and port of its own",
+                "set sip listen edge tls:192.0.2.1:5061",
+            );
+        }
+        if config.tls.certificates.is_empty() && needs_certificate(config, listener.kind) {
+            let path = format!("{} {}", listen_path(listener.kind), listener.name);
+            refuse(
+                lines.line_of(&path),
+                format!("{path}: no certificate is set"),
+                "a listener with TLS together with tls certificate NAME chain and key",
+                r#"set tls certificate main chain "-----BEGIN CERTIFICATE-----\nMIIB...\n-----END CERTIFICATE-----\n""#,
+            );
+        }
+    }
+    for certificate in &config.tls.certificates {
+        let path = format!("tls certificate {}", certificate.name);
+        let example = format!(r#"set {path} key "-----BEGIN PRIVATE KEY-----\nMIIE...\n-----END PRIVATE KEY-----\n""#);
+        for (missing, name) in [(certificate.chain.is_empty(), "chain"), (certificate.key.is_empty(), "key")] {
+            if missing {
+                refuse(
+                    lines.line_of(&path),
+                    format!("{path}: its {name} is missing"),
+                    "chain and key together",
+                    &example,
+                );
+            }
+        }
+    }
+    for (at, component) in settings.components.iter().enumerate() {
+        let path = format!("xmpp component {}", component.name);
+        let missing = [
+            (component.server.port() == 0, "server", "127.0.0.1:5347"),
+            (component.secret.is_empty(), "secret", "\"a long secret\""),
+            (component.domain.is_empty(), "domain", "sip.example"),
+        ];
+        for (is_missing, name, example) in missing {
+            if is_missing {
+                let example = format!("set {path} {name} {example}");
+                refuse(
+                    lines.line_of(&path),
+                    format!("{path}: its {name} is missing"),
+                    "server, secret and domain",
+                    &example,
+                );
+            }
+        }
+        let line = lines.line_of(&format!("{path} domain"));
+        let domain = &component.domain;
+        if !domain.is_empty() && !settings.sip_domains.iter().any(|sip| sip.domain == *domain) {
+            let what = format!("{path}: {domain} is no SIP domain of ours");
+            let example = format!("set sip domain {domain}");
+            refuse(line, what, "a domain that also stands at sip domain", &example);
+        }
+        if settings.components[..at].iter().any(|other| other.domain == *domain && !domain.is_empty()) {
+            let what = format!("{path}: {domain} is served by another component");
+            refuse(line, what, "one component a domain", "delete xmpp component old");
+        }
+    }
+    errors.sort_by_key(|error| error.line);
+    errors
+}
+
+/// Path and value of a statement.
+type Place = (String, String);
+
+/// Domains that stand in two places, with both.
+fn claimed_twice(config: &Config) -> Vec<(&str, Place, Place)> {
+    let mut claims: BTreeMap<&str, Place> = BTreeMap::new();
+    let mut twice = Vec::new();
+    let mut claim = |domain, place: Place| match claims.get(domain) {
+        Some(first) => twice.push((domain, first.clone(), place)),
+        None => _ = claims.insert(domain, place),
+    };
+    for sip in &config.settings.sip_domains {
+        claim(&sip.domain, (format!("sip domain {}", sip.domain), String::new()));
+    }
+    for partner in &config.settings.partners {
+        claim(&partner.domain, (format!("partner {}", partner.domain), String::new()));
+    }
+    for partner in &config.settings.partners {
+        for domain in &partner.additional_domains {
+            claim(domain, (format!("partner {} additional-domain", partner.domain), domain.clone()));
+        }
+    }
+    twice
+}
+
+const fn listen_path(kind: ListenerKind) -> &'static str {
+    match kind {
+        ListenerKind::SipUdp | ListenerKind::SipTcp | ListenerKind::SipTls => "sip listen",
+        ListenerKind::XmppStartTls | ListenerKind::XmppDirectTls => "xmpp listen",
+    }
+}
+
+/// Can the listener not do what the partners want without a certificate of ours?
+fn needs_certificate(config: &Config, kind: ListenerKind) -> bool {
+    let settings = &config.settings;
+    match kind {
+        ListenerKind::SipTls | ListenerKind::XmppDirectTls => true,
+        ListenerKind::SipUdp | ListenerKind::SipTcp => false,
+        ListenerKind::XmppStartTls => {
+            settings.discovery_open
+                || settings.partners.is_empty()
+                || settings.partners.iter().any(|partner| partner.tls == Requirement::Required)
+        }
+    }
+}
+
+/// Everything that may not be meant.
+pub(super) fn warnings(config: &Config, lines: &Lines) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let mut warn = |line: usize, text: String| warnings.push(Warning { line, text });
+    let settings = &config.settings;
+    for (line, how) in lines.overridden() {
+        warn(*line, format!("this line {how}"));
+    }
+    for (row, path, value, line) in lines.each() {
+        if !table::has_effect(row, value) {
+            warn(line, format!("{path} has no effect in this version"));
+        }
+    }
+    if !settings.host_name.is_empty() && !settings.host_name.contains('.') {
+        warn(lines.line_of("system host-name"), "host-name is not fully qualified: others cannot find it".into());
+    }
+    sip_warnings(config, lines, &mut warn);
+    xmpp_warnings(config, lines, &mut warn);
+    if !config.tls.public_roots && config.tls.trust.is_empty() {
+        warn(lines.line_of("tls public-roots"), "no CA is believed: every certificate will be refused".into());
+    }
+    if let Some(syslog) = config.system.syslog
+        && syslog.transport != Transport::Tls
+        && !is_loopback(syslog.address)
+    {
+        warn(lines.line_of("system log syslog"), "log lines leave this machine in the clear".into());
+    }
+    if let Some(address) = config.system.metrics_listen
+        && !is_loopback(address)
+    {
+        let text = "metrics can be read from other machines, without a password and in the clear".into();
+        warn(lines.line_of("system metrics listen"), text);
+    }
+    warnings.sort_by_key(|warning| warning.line);
+    warnings
+}
+
+fn sip_warnings(config: &Config, lines: &Lines, warn: &mut dyn FnMut(usize, String)) {
+    let settings = &config.settings;
+    let is_sip = |kind| listen_path(kind) == "sip listen";
+    if settings.sip_domains.is_empty() {
+        warn(lines.line_of("sip domain"), "no SIP domain is set: nobody on the XMPP side reaches anybody".into());
+    }
+    if !settings.listeners.iter().any(|listener| is_sip(listener.kind)) {
+        warn(lines.line_of("sip listen"), "no SIP listener is set: no SIP peer can reach us".into());
+    }
+    for sip in &settings.sip_domains {
+        let path = format!("sip domain {}", sip.domain);
+        if let Some(hop) = &sip.next_hop {
+            let line = lines.line_of(&format!("{path} next-hop"));
+            let name = match hop.transport {
+                NextHopTransport::Tls => continue,
+                NextHopTransport::Tcp => "tcp",
+                NextHopTransport::Udp => "udp",
+            };
+            warn(line, format!("{path} next-hop: messages go in the clear over {name}, to whoever has that address"));
+        }
+        for peer in &sip.peers {
+            if matches!(peer, Peer::Network(network) if network.length == 0) {
+                let line = lines.line_of(&format!("{path} peer"));
+                warn(line, format!("{path} peer: anybody may send for this domain"));
+            }
+        }
+    }
+}
+
+fn xmpp_warnings(config: &Config, lines: &Lines, warn: &mut dyn FnMut(usize, String)) {
+    let settings = &config.settings;
+    let is_xmpp = |kind| listen_path(kind) == "xmpp listen";
+    if settings.partners.is_empty() && !settings.discovery_open && settings.components.is_empty() {
+        warn(lines.line_of("partner"), "no partner is set and discovery is closed: no XMPP domain may talk".into());
+    }
+    if !settings.listeners.iter().any(|listener| is_xmpp(listener.kind)) && settings.components.is_empty() {
+        warn(lines.line_of("xmpp listen"), "no XMPP listener is set: no partner can reach us".into());
+    }
+    if settings.discovery_open {
+        warn(lines.line_of("partner discovery"), "discovery is open: any XMPP domain may talk".into());
+    }
+    for partner in &settings.partners {
+        let path = format!("partner {}", partner.domain);
+        if partner.may_dialback_in_the_clear() {
+            let line = lines.line_of(&format!("{path} tls"));
+            warn(line, format!("{path}: streams may be in the clear, proved by nothing but the DNS"));
+        }
+        if config.tls.certificates.is_empty() && partner.tls != Requirement::NotSupported {
+            warn(
+                lines.line_of(&path),
+                format!("{path}: without a tls certificate of ours its server cannot verify us"),
+            );
+        }
+    }
+    for component in settings.components.iter().filter(|component| !is_loopback(component.server)) {
+        let path = format!("xmpp component {}", component.name);
+        let line = lines.line_of(&format!("{path} server"));
+        warn(line, format!("{path}: everything goes to {} in the clear", component.server));
+    }
+    if settings.xmpp.log_message_bodies {
+        warn(lines.line_of("xmpp log-message-bodies"), "what people say is written into the log".into());
+    }
+}
+
+const fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
