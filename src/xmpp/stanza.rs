@@ -5,7 +5,9 @@ use super::jid::{Jid, split};
 use super::ns;
 use super::stream_error::{StreamCondition, StreamFault};
 use crate::base::outbox::Writer;
+use crate::base::time::Wall;
 use crate::base::xml::{Node, Tag};
+use core::fmt;
 use std::borrow::Cow;
 
 /// Which stanza.
@@ -436,9 +438,166 @@ impl<'a> StanzaError<'a> {
     }
 }
 
+/// A date and time in UTC as XEP-0082 has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DateTime(pub Wall);
+
+impl DateTime {
+    /// Writes it.
+    pub fn emit(self, w: &mut Writer<'_>) {
+        // Writing into the arena cannot fail.
+        let _ = fmt::Write::write_fmt(w, format_args!("{self}"));
+    }
+}
+
+impl fmt::Display for DateTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.0.civil();
+        let (year, month, day) = (at.year, at.month, at.day);
+        write!(f, "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", at.hour, at.minute, at.second)
+    }
+}
+
 fn trimmed(text: Cow<'_, str>) -> Cow<'_, str> {
     match text {
         Cow::Borrowed(text) => text.trim().into(),
         Cow::Owned(text) => text.trim().to_owned().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::outbox::Outbox;
+    use crate::base::xml::{Bindings, Limits, Tree};
+
+    fn parse<'a>(tree: &'a mut Tree, text: &str) -> Result<Stanza<'a>, BadStanza<'a>> {
+        let element = tree.parse(text.as_bytes(), &Bindings::with_default(ns::SERVER), Limits::STANZA);
+        Stanza::parse(element.expect("well-formed"), ns::SERVER, Some("de"))
+    }
+
+    fn written(write: impl FnOnce(&mut Writer<'_>)) -> String {
+        let mut out = Outbox::default();
+        let mut w = out.begin();
+        write(&mut w);
+        let span = w.finish();
+        out.text(&span).to_owned()
+    }
+
+    #[test]
+    fn a_stanza_has_prepared_addresses_and_the_language_of_its_stream() {
+        let mut tree = Tree::new();
+        let stanza = parse(&mut tree, "<message from='Lena@Chat.Example/A' to='marta@voip.example' id='1'/>");
+        let stanza = stanza.expect("a stanza");
+        assert_eq!((stanza.kind, stanza.from.as_str()), (Kind::Message, "lena@chat.example/A"));
+        assert_eq!((stanza.id, stanza.type_, stanza.lang), (Some("1"), None, Some("de")));
+        let stanza = parse(&mut tree, "<iq from='a' to='b' xml:lang='fr'/>").expect("a stanza");
+        assert_eq!((stanza.kind, stanza.lang), (Kind::Iq, Some("fr")));
+    }
+
+    #[test]
+    fn what_is_no_stanza_ends_the_stream_with_its_condition() {
+        let mut tree = Tree::new();
+        for (text, condition) in [
+            ("<message from='a' to='b' xmlns='jabber:client'/>", StreamCondition::InvalidNamespace),
+            ("<letter from='a' to='b'/>", StreamCondition::UnsupportedStanzaType),
+            ("<message from='a'/>", StreamCondition::ImproperAddressing),
+            ("<message to='a'/>", StreamCondition::ImproperAddressing),
+            ("<message from='a' to='@'/>", StreamCondition::ImproperAddressing),
+            ("<message from='a' to=''/>", StreamCondition::ImproperAddressing),
+        ] {
+            match parse(&mut tree, text) {
+                Err(BadStanza::Stream(fault)) => assert_eq!(fault.condition, condition, "{text}"),
+                other => panic!("{text} gave {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_bad_local_part_is_answered_with_the_addresses_as_they_came() {
+        let mut tree = Tree::new();
+        let error = StanzaError::new(Condition::JidMalformed);
+        let bad = parse(&mut tree, "<message from='☎@chat.example' to='a&lt;b@voip.example' id='7'/>");
+        let Err(bad @ BadStanza::Address { .. }) = bad else { panic!("{bad:?}") };
+        assert!(bad.may_answer());
+        let BadStanza::Address { from, to, element } = bad else { panic!("another variant") };
+        assert_eq!((from.as_str(), to.as_str()), ("chat.example", "voip.example"));
+        assert_eq!(
+            written(|w| assert!(emit_error_raw(w, element, &error))),
+            "<message from='a&lt;b@voip.example' to='☎@chat.example' id='7' type='error'><error type='modify'>\
+             <jid-malformed xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>"
+        );
+        let bad = parse(&mut tree, "<message from='☎@chat.example' to='voip.example' type='error'/>");
+        let Err(bad @ BadStanza::Address { .. }) = bad else { panic!("{bad:?}") };
+        assert!(!bad.may_answer());
+    }
+
+    #[test]
+    fn errors_and_results_are_never_answered() {
+        let mut tree = Tree::new();
+        for (type_, answered) in [("error", false), ("result", false), ("get", true), ("chat", true)] {
+            let stanza = parse(&mut tree, &format!("<iq from='a' to='b' id='1' type='{type_}'/>"));
+            let stanza = stanza.expect("a stanza");
+            let text = written(|w| {
+                let error = StanzaError::new(Condition::ServiceUnavailable);
+                assert_eq!(stanza.emit_error(w, &error), answered);
+            });
+            assert_eq!(text.is_empty(), !answered);
+        }
+    }
+
+    #[test]
+    fn an_error_that_is_written_is_read_back() {
+        let mut tree = Tree::new();
+        for condition in Condition::ALL {
+            assert_eq!(Condition::from_name(condition.name()), Some(*condition));
+            let error = StanzaError::new(*condition).with_text("Not \"now\" & not <here>\u{0}");
+            let error = error.with_address("xmpp:neu@chat.example?a&b");
+            let head = Head { kind: Kind::Message, from: "a", to: "b", id: None, type_: Some("error"), lang: None };
+            let text = written(|w| head.emit(w, |w| error.emit(w)));
+            let stanza = parse(&mut tree, &text).expect("our own stanza");
+            let expected = StanzaError { text: Some("Not \"now\" & not <here>\u{FFFD}".into()), ..error };
+            assert_eq!(StanzaError::parse(stanza.element), Some(expected));
+        }
+        assert_eq!(Condition::ALL.len(), 22);
+    }
+
+    #[test]
+    fn an_error_of_a_peer_is_understood_however_little_it_says() {
+        let mut tree = Tree::new();
+        for (inside, condition, type_) in [
+            ("<error/>", Condition::UndefinedCondition, ErrorType::Cancel),
+            ("<error type='wait'><x xmlns='urn:x'/></error>", Condition::UndefinedCondition, ErrorType::Wait),
+            (
+                "<body>x</body><error><gone xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'> </gone></error>",
+                Condition::Gone,
+                ErrorType::Cancel,
+            ),
+        ] {
+            let stanza = parse(&mut tree, &format!("<message from='a' to='b' type='error'>{inside}</message>"));
+            let stanza = stanza.expect("a stanza");
+            let error = StanzaError::parse(stanza.element).expect("an error");
+            assert_eq!((error.condition, error.type_, error.address), (condition, type_, None));
+        }
+        let stanza = parse(&mut tree, "<message from='a' to='b' type='error'/>").expect("a stanza");
+        assert_eq!(StanzaError::parse(stanza.element), None);
+    }
+
+    #[test]
+    fn requests_that_break_the_rules_are_bad() {
+        let mut tree = Tree::new();
+        for (text, bad) in [
+            ("<iq from='a' to='b' id='1' type='get'><q xmlns='x'/></iq>", false),
+            ("<iq from='a' to='b' id='1' type='get'/>", true),
+            ("<iq from='a' to='b' id='1' type='set'><q xmlns='x'/><q xmlns='x'/></iq>", true),
+            ("<iq from='a' to='b' type='set'><q xmlns='x'/></iq>", true),
+            ("<iq from='a' to='b' id='1'><q xmlns='x'/></iq>", true),
+            ("<iq from='a' to='b' id='1' type='result'/>", false),
+            ("<presence from='a' to='b' type='probe'/>", false),
+            ("<presence from='a' to='b' type='invisible'/>", true),
+            ("<message from='a' to='b' type='odd'/>", false),
+        ] {
+            assert_eq!(parse(&mut tree, text).expect("a stanza").is_bad_request(), bad, "{text}");
+        }
     }
 }
