@@ -1,5 +1,5 @@
 //! What a failure on one side is called on the other (RFC 7247 section 7): one table
-//! each way, [`Condition`] with its two statuses and [`condition_for`] with the
+//! each way, [`answer_for`] with two statuses a condition and [`condition_for`] with the
 //! conditions of every status. Whatever fails inside the gateway goes through
 //! the same two doors, so that both sides hear the words of their own standard.
 //!
@@ -8,123 +8,38 @@
 //! 407 are not sent, since an XMPP error brings no challenge: 403 instead.
 
 use super::address;
+use crate::base::net::NotLocated;
 use crate::base::text::cut;
+use crate::sip::endpoint::Failure;
+use crate::xmpp::server::Undelivered;
+use crate::xmpp::stanza::{Condition, StanzaError};
 
-/// A defined condition of a stanza error (RFC 6120 section 8.3.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(usize)]
-#[allow(missing_docs)]
-pub enum Condition {
-    BadRequest,
-    Conflict,
-    FeatureNotImplemented,
-    Forbidden,
-    Gone,
-    InternalServerError,
-    ItemNotFound,
-    JidMalformed,
-    NotAcceptable,
-    NotAllowed,
-    NotAuthorized,
-    PolicyViolation,
-    RecipientUnavailable,
-    Redirect,
-    RegistrationRequired,
-    RemoteServerNotFound,
-    RemoteServerTimeout,
-    ResourceConstraint,
-    ServiceUnavailable,
-    SubscriptionRequired,
-    UndefinedCondition,
-    UnexpectedRequest,
-}
-
-/// The `type` of `<error/>`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorType {
-    /// Retry after providing credentials.
-    Auth,
-    /// Do not retry.
-    Cancel,
-    /// Retry after changing the data.
-    Modify,
-    /// Retry later.
-    Wait,
-}
-
-impl ErrorType {
-    /// The attribute's value.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Auth => "auth",
-            Self::Cancel => "cancel",
-            Self::Modify => "modify",
-            Self::Wait => "wait",
-        }
-    }
-}
-
-/// Condition, element name, error type, status when a full JID and when a bare JID
-/// sends it. `gone` and `redirect` without an address; with one see [`answer_for`].
-type Row = (Condition, &'static str, ErrorType, u16, u16);
-
-#[rustfmt::skip]
-const CONDITIONS: [Row; 22] = {
-    use Condition::*;
-    use ErrorType::*;
-    [
-        (BadRequest,            "bad-request",             Modify, 400, 400),
-        (Conflict,              "conflict",                Cancel, 400, 400),
-        (FeatureNotImplemented, "feature-not-implemented", Cancel, 405, 501),
-        (Forbidden,             "forbidden",               Auth,   403, 603),
-        (Gone,                  "gone",                    Cancel, 410, 410),
-        (InternalServerError,   "internal-server-error",   Cancel, 500, 500),
-        (ItemNotFound,          "item-not-found",          Cancel, 404, 604),
-        (JidMalformed,          "jid-malformed",           Modify, 400, 400),
-        (NotAcceptable,         "not-acceptable",          Modify, 406, 606),
-        (NotAllowed,            "not-allowed",             Cancel, 403, 403),
-        (NotAuthorized,         "not-authorized",          Auth,   403, 403),
-        (PolicyViolation,       "policy-violation",        Modify, 403, 403),
-        (RecipientUnavailable,  "recipient-unavailable",   Wait,   480, 600),
-        (Redirect,              "redirect",                Modify, 480, 480),
-        (RegistrationRequired,  "registration-required",   Auth,   403, 403),
-        (RemoteServerNotFound,  "remote-server-not-found", Cancel, 404, 404),
-        (RemoteServerTimeout,   "remote-server-timeout",   Wait,   408, 408),
-        (ResourceConstraint,    "resource-constraint",     Wait,   500, 500),
-        (ServiceUnavailable,    "service-unavailable",     Cancel, 405, 403),
-        (SubscriptionRequired,  "subscription-required",   Auth,   400, 400),
-        (UndefinedCondition,    "undefined-condition",     Cancel, 400, 400),
-        (UnexpectedRequest,     "unexpected-request",      Wait,   491, 491),
-    ]
-};
-
-// The rows stand in the order of the enum, so that a condition is its row's index.
-const _: () = {
-    let mut at = 0;
-    while at < CONDITIONS.len() {
-        assert!(CONDITIONS[at].0 as usize == at);
-        at += 1;
-    }
-};
-
-impl Condition {
-    const fn row(self) -> &'static Row {
-        &CONDITIONS[self as usize]
-    }
-
-    /// The element's name, in the namespace `urn:ietf:params:xml:ns:xmpp-stanzas`.
-    pub const fn name(self) -> &'static str {
-        self.row().1
-    }
-
-    /// The condition of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        CONDITIONS.iter().find(|row| row.1 == name).map(|row| row.0)
-    }
-
-    /// The type that goes with it (REQ-7247-47).
-    pub const fn error_type(self) -> ErrorType {
-        self.row().2
+/// The statuses of a condition when a full JID and when a bare JID sends it (REQ-7247-34,
+/// REQ-7247-35). `gone` and `redirect` stand here without an address; with one see
+/// [`answer_for`].
+const fn statuses(condition: Condition) -> (u16, u16) {
+    match condition {
+        Condition::BadRequest
+        | Condition::Conflict
+        | Condition::JidMalformed
+        | Condition::SubscriptionRequired
+        | Condition::UndefinedCondition => (400, 400),
+        Condition::FeatureNotImplemented => (405, 501),
+        Condition::Forbidden => (403, 603),
+        Condition::Gone => (410, 410),
+        Condition::InternalServerError | Condition::ResourceConstraint => (500, 500),
+        Condition::ItemNotFound => (404, 604),
+        Condition::NotAcceptable => (406, 606),
+        Condition::NotAllowed
+        | Condition::NotAuthorized
+        | Condition::PolicyViolation
+        | Condition::RegistrationRequired => (403, 403),
+        Condition::RecipientUnavailable => (480, 600),
+        Condition::Redirect => (480, 480),
+        Condition::RemoteServerNotFound => (404, 404),
+        Condition::RemoteServerTimeout => (408, 408),
+        Condition::ServiceUnavailable => (405, 403),
+        Condition::UnexpectedRequest => (491, 491),
     }
 }
 
@@ -175,7 +90,7 @@ pub fn answer_for(condition: Condition, address: Option<&str>, from_is_full: boo
         }
         _ => contact.clear(),
     }
-    let &(_, _, _, full, bare) = condition.row();
+    let (full, bare) = statuses(condition);
     let mut answer = Answer::new(if from_is_full { full } else { bare });
     if condition == Condition::ResourceConstraint {
         answer.retry_after_s = Some(RETRY_AFTER_S);
@@ -239,6 +154,40 @@ pub fn phrase(text: &str, out: &mut String) {
     super::content::header_text(text, usize::MAX, out);
     let end = cut(out, PHRASE_OCTETS_MAX).trim_end().len();
     out.truncate(end);
+}
+
+/// The SIP answer to a message that did not reach the XMPP side (promise P1: 408, 480
+/// or 503 by cause; REQ-7247-7: 404 for a domain that does not exist).
+pub const fn answer_for_undelivered(why: Undelivered) -> Answer {
+    match why {
+        Undelivered::NotFound => Answer { reason: "No Such XMPP Domain", ..Answer::new(404) },
+        Undelivered::Unreachable => Answer { reason: "XMPP Server Unreachable", ..Answer::new(408) },
+        Undelivered::Timeout => Answer { reason: "XMPP Server Did Not Answer In Time", ..Answer::new(408) },
+        // It is there and does not talk to us, or we not to it: nothing is wrong with
+        // the request, and it may work again when somebody has acted.
+        Undelivered::Refused => Answer { reason: "No Trusted Stream With The XMPP Server", ..Answer::new(480) },
+        Undelivered::StreamLost => Answer { reason: "XMPP Stream Was Lost", ..Answer::new(480) },
+        Undelivered::Overload => Answer {
+            reason: "Too Much Waits For The XMPP Server",
+            retry_after_s: Some(RETRY_AFTER_S),
+            ..Answer::new(503)
+        },
+    }
+}
+
+/// The stanza error for a MESSAGE that got no final response (REQ-7247-45).
+pub fn stanza_error_for(failure: Failure) -> StanzaError<'static> {
+    let (condition, text) = match failure {
+        Failure::Timeout => (Condition::RemoteServerTimeout, "the SIP server did not answer"),
+        Failure::Transport(_) => (Condition::RemoteServerTimeout, "the SIP server cannot be reached"),
+        Failure::NotLocated(NotLocated::NoSuchDomain) => {
+            (Condition::RemoteServerNotFound, "the SIP domain has no server in the DNS")
+        }
+        Failure::NotLocated(_) => (Condition::RemoteServerTimeout, "the SIP server cannot be found in the DNS now"),
+        Failure::Certificate => (Condition::InternalServerError, "the SIP server's certificate is not trusted"),
+        Failure::Overload => (Condition::InternalServerError, "the SIP server is overloaded"),
+    };
+    StanzaError::new(condition).with_text(text)
 }
 
 /// The usual reason phrase (RFC 3261 section 21 and its extensions).
@@ -345,7 +294,7 @@ mod tests {
             }
             seen.push(condition);
         }
-        assert!(CONDITIONS.iter().all(|row| seen.contains(&row.0)));
+        assert!(Condition::ALL.iter().all(|condition| seen.contains(condition)));
     }
 
     #[test]

@@ -80,10 +80,10 @@ impl Denied {
     }
 
     /// The answer to a stanza.
-    pub const fn condition(self) -> super::error::Condition {
+    pub const fn condition(self) -> crate::xmpp::stanza::Condition {
         match self {
-            Self::Recipient => super::error::Condition::RemoteServerNotFound,
-            _ => super::error::Condition::Forbidden,
+            Self::Recipient => crate::xmpp::stanza::Condition::RemoteServerNotFound,
+            _ => crate::xmpp::stanza::Condition::Forbidden,
         }
     }
 }
