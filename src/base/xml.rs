@@ -285,7 +285,7 @@ impl Tree {
                 Ok(Event::PI(_)) => return Err(XmlError::restricted("processing instruction")),
                 Ok(Event::Decl(_)) => return Err(XmlError::restricted("XML declaration out of place")),
                 Ok(Event::Eof) => return Ok(()),
-                Err(_) => return Err(classify(text, reader.error_position())),
+                Err(_) => return Err(classify(text, at)),
             }
         }
     }
@@ -465,7 +465,7 @@ impl Tree {
                 return Err(XmlError::malformed("< in an attribute value"));
             } else {
                 self.text.push(' ');
-                behind.strip_prefix("\r\n").unwrap_or(&behind[1..])
+                behind.strip_prefix("\r\n").unwrap_or_else(|| &behind[1..])
             };
         }
         self.text.push_str(rest);
@@ -588,8 +588,11 @@ impl<'a> Node<'a> {
     /// Writes the element anew, with all it holds, for a place whose default namespace
     /// is `inherited`. Every namespace is declared where it changes.
     pub fn emit(self, w: &mut Writer<'_>, inherited: &str) {
-        let (name, namespace) = (self.name(), self.namespace());
-        w.str("<").str(name);
+        // The namespace of the prefix `xml` cannot be the default one.
+        let reserved = self.namespace() == XML_NAMESPACE;
+        let prefix = if reserved { "xml:" } else { "" };
+        let (name, namespace) = (self.name(), if reserved { inherited } else { self.namespace() });
+        w.str("<").str(prefix).str(name);
         if namespace != inherited {
             emit_attribute(w, "xmlns", namespace);
         }
@@ -608,7 +611,7 @@ impl<'a> Node<'a> {
                 Content::Element(child) => child.emit(w, namespace),
             }
         }
-        w.str("</").str(name).str(">");
+        w.str("</").str(prefix).str(name).str(">");
     }
 
     fn emit_own_attribute(self, w: &mut Writer<'_>, at: u64, (name, namespace, value): (&str, &str, &str)) {
@@ -831,12 +834,14 @@ fn is_ncname(name: &str) -> bool {
     characters.next().is_some_and(is_name_start) && characters.all(is_name_character)
 }
 
+/// U+FDF0 to U+FFFD, with the byte order mark among them, are left out: other readers
+/// refuse them, and nobody names anything so.
 const fn is_name_start(c: char) -> bool {
     matches!(c,
         'A'..='Z' | 'a'..='z' | '_'
         | '\u{C0}'..='\u{D6}' | '\u{D8}'..='\u{F6}' | '\u{F8}'..='\u{2FF}' | '\u{370}'..='\u{37D}'
         | '\u{37F}'..='\u{1FFF}' | '\u{200C}'..='\u{200D}' | '\u{2070}'..='\u{218F}' | '\u{2C00}'..='\u{2FEF}'
-        | '\u{3001}'..='\u{D7FF}' | '\u{F900}'..='\u{FDCF}' | '\u{FDF0}'..='\u{FFFD}' | '\u{10000}'..='\u{EFFFF}')
+        | '\u{3001}'..='\u{D7FF}' | '\u{F900}'..='\u{FDCF}' | '\u{10000}'..='\u{EFFFF}')
 }
 
 const fn is_name_character(c: char) -> bool {
@@ -877,3 +882,232 @@ fn referenced(name: &str) -> Result<char, XmlError> {
 }
 
 const BAD_REFERENCE: XmlError = XmlError::malformed("reference to no character");
+
+#[cfg(test)]
+mod tests {
+    use super::super::outbox::Outbox;
+    use super::*;
+
+    fn refused(text: &[u8]) -> Option<XmlErrorKind> {
+        let mut tree = Tree::new();
+        let outcome = tree.parse(text, &Bindings::with_default("jabber:server"), Limits::STANZA);
+        outcome.err().map(|error| error.kind)
+    }
+
+    #[test]
+    fn names_namespaces_attributes_and_text_are_found() {
+        let text = b"<message xmlns:x='urn:x' id='1' x:id='2' xml:lang='de'><body>a</body><x:e><y/></x:e>\
+            <body xmlns=''>b<i/>c</body></message>";
+        let mut tree = Tree::new();
+        let context = Bindings::with_default("jabber:server");
+        let node = tree.parse(text, &context, Limits::STANZA).expect("well-formed");
+        assert!(node.is("message", "jabber:server"));
+        assert_eq!((node.attribute("id"), node.attribute_ns("id", "urn:x")), (Some("1"), Some("2")));
+        assert_eq!((node.lang(), node.attribute("lang")), (Some("de"), None));
+        let body = node.child("body", "jabber:server").expect("a body");
+        assert!(matches!(body.text(), Cow::Borrowed("a")));
+        let element = node.child("e", "urn:x").expect("a prefixed child");
+        assert_eq!(element.children().next().map(Node::namespace), Some("jabber:server"));
+        assert_eq!(node.child("body", "").expect("a child without a namespace").text(), "bc");
+        assert_eq!((node.children().count(), element.text().len()), (3, 0));
+    }
+
+    #[test]
+    fn line_ends_blanks_and_references_become_what_xml_says() {
+        let text = b"<a b='1\r\n2\r3\t4&#xA;&#9;&#13;5' c=\"'\">1\r\n2\r3&#13;<![CDATA[\r\n&lt;]]>&gt;</a>";
+        let mut tree = Tree::new();
+        let node = tree.parse(text, &Bindings::default(), Limits::STANZA).expect("well-formed");
+        assert_eq!((node.attribute("b"), node.attribute("c")), (Some("1 2 3 4\n\t\r5"), Some("'")));
+        assert!(matches!(node.text(), Cow::Borrowed("1\n2\n3\r\n&lt;>")));
+    }
+
+    #[test]
+    fn what_xmpp_leaves_out_is_restricted() {
+        for text in [
+            "<!DOCTYPE a><a/>",
+            "<a><!DOCTYPE b [<!ENTITY c 'd'>]></a>",
+            "<a><!ENTITY b 'c'></a>",
+            "<a><!-- b --></a>",
+            "<a><!-- b -- c --></a>",
+            "<a><?b?></a>",
+            "<?xml version='1.0'?><a/>",
+            "<a><?xml version='1.0'?></a>",
+            "<a>&b;</a>",
+            "<a b='&c;'/>",
+            "<a><!--",
+            "<a><?",
+        ] {
+            assert_eq!(refused(text.as_bytes()), Some(XmlErrorKind::Restricted), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_xml_is_not_well_formed() {
+        let samples: &[&[u8]] = &[
+            b"",
+            b"a",
+            b" <a/>",
+            b"<a/> ",
+            b"\xEF\xBB\xBF<a/>",
+            b"<a/><b/>",
+            b"<a></b>",
+            b"<a></a",
+            b"<a>",
+            b"</a>",
+            b"<a></a b='c'>",
+            b"<a><b></a></b>",
+            b"< a/>",
+            b"<a / >",
+            b"<a/ >",
+            b"<1a/>",
+            b"<-a/>",
+            b"<a b/>",
+            b"<a b=c/>",
+            b"<a b='c'd='e'/>",
+            b"<a b='c' b='d'/>",
+            b"<a b='<'/>",
+            b"<a b='&'/>",
+            b"<a b='&lt'/>",
+            b"<a 1='b'/>",
+            b"<a b = = 'c'/>",
+            b"<a 'b'/>",
+            b"<a>&</a>",
+            b"<a>& </a>",
+            b"<a>&#0;</a>",
+            b"<a>&#x1F;</a>",
+            b"<a>&#xD800;</a>",
+            b"<a>&#xFFFE;</a>",
+            b"<a>&#x110000;</a>",
+            b"<a>&#4294967361;</a>",
+            b"<a>&#+65;</a>",
+            b"<a>&#;</a>",
+            b"<a>&#x;</a>",
+            b"<a>&#X41;</a>",
+            b"<a>&;</a>",
+            b"<a>]]></a>",
+            b"<a><![CDATA[</a>",
+            b"<a><![cdata[b]]></a>",
+            b"<![CDATA[a]]>",
+            b"<a>\0</a>",
+            b"<a>\x0b</a>",
+            b"<a b='\x01'/>",
+            b"<a>\xEF\xBF\xBE</a>",
+            b"<a>\xEF\xBF\xBF</a>",
+            b"<a>\xFF</a>",
+            b"<a>\xC0\xBC</a>",
+            b"<a>\xE0\x80\xBC</a>",
+            b"<a>\xED\xA0\x80</a>",
+            b"<a>\xF4\x90\x80\x80</a>",
+            b"<a>\xC3</a>",
+            b"<a b='\xC3'/>",
+            b"<a:b:c xmlns:a='urn:a'/>",
+            b"<:a/>",
+            b"<a:/>",
+            b"<a b:='c'/>",
+            b"<a xmlns:b=''/>",
+            b"<a xmlns:='urn:b'/>",
+            b"<a xmlns:xml='urn:b'/>",
+            b"<a xmlns:xmlns='urn:b'/>",
+            b"<a xmlns:b='http://www.w3.org/2000/xmlns/'/>",
+            b"<a xmlns='http://www.w3.org/XML/1998/namespace'/>",
+            b"<a xmlns:b='http://www.w3.org/XML/1998/namespace'/>",
+            b"<a xmlns='urn:b' xmlns='urn:c'/>",
+            b"<a xmlns:b='urn:b' xmlns:b='urn:b'/>",
+            b"<a xmlns:b='urn:b' xmlns:c='urn:b' b:d='' c:d=''/>",
+            b"<a xmlns='urn:a&#xA;b'/>",
+            b"<a xmlns='urn:a\nb'/>",
+            b"<a xmlns='urn:a&#x85;b'/>",
+        ];
+        for text in samples {
+            assert_eq!(refused(text), Some(XmlErrorKind::NotWellFormed), "{}", String::from_utf8_lossy(text));
+        }
+    }
+
+    #[test]
+    fn a_prefix_has_to_be_declared_where_it_is_used() {
+        for text in ["<b:a/>", "<a b:c=''/>", "<a><c xmlns:b='urn:b'/><b:d/></a>", "<xmlns:a/>"] {
+            assert_eq!(refused(text.as_bytes()), Some(XmlErrorKind::BadNamespacePrefix), "{text}");
+        }
+        assert_eq!(refused(b"<a xmlns:b='urn:b'><b:c b:d=''/></a>"), None);
+    }
+
+    #[test]
+    fn more_than_the_limits_is_too_much() {
+        let most = |count: usize, piece: &dyn Fn(usize) -> String| (0..count).map(piece).collect::<String>();
+        let attributes = |count| format!("<a{}/>", most(count, &|n| format!(" b{n}=''")));
+        let elements = |count| format!("<a>{}</a>", "<b/>".repeat(count - 1));
+        let depth = |count| format!("{}{}", "<a>".repeat(count), "</a>".repeat(count));
+        let octets = |count| format!("<a>{}</a>", "b".repeat(count - 7));
+        let bindings = |count: usize| {
+            let half = most(count / 2, &|n| format!(" xmlns:b{n}='u'"));
+            let other = most(count - count / 2, &|n| format!(" xmlns:c{n}='u'"));
+            format!("<a{half}><b{other}/></a>")
+        };
+        // Two declarations are there from the start: `xml` and the default one.
+        let cases: [(&dyn Fn(usize) -> String, usize); 5] = [
+            (&attributes, limits::STANZA_ATTRIBUTES_MAX),
+            (&elements, limits::STANZA_ELEMENTS_MAX),
+            (&depth, limits::STANZA_DEPTH_MAX),
+            (&octets, limits::STANZA_OCTETS_MAX),
+            (&bindings, limits::STANZA_BINDINGS_MAX - 2),
+        ];
+        for (text, limit) in cases {
+            assert_eq!(refused(text(limit).as_bytes()), None);
+            assert_eq!(refused(text(limit + 1).as_bytes()), Some(XmlErrorKind::TooMuch));
+        }
+    }
+
+    #[test]
+    fn a_document_may_have_a_prolog_and_comments_but_no_document_type() {
+        let mut tree = Tree::new();
+        let text = b"\xEF\xBB\xBF<?xml version='1.0' encoding='UTF-8'?>\n<!-- a --><?b c?>\n\
+            <presence xmlns='urn:ietf:params:xml:ns:pidf'>x<!-- d -->y</presence>\n<!-- e -->\n";
+        // The byte order mark comes before the declaration and is skipped.
+        for text in [&text[3..], &text[..]] {
+            let node = tree.parse_document(text, Limits::STANZA).expect("a document");
+            assert!(node.is("presence", "urn:ietf:params:xml:ns:pidf"));
+            assert_eq!(node.text(), "xy");
+        }
+        for (text, kind) in [
+            ("<!DOCTYPE a><a/>", XmlErrorKind::Restricted),
+            ("<?xml version='1.0' encoding='utf-16'?><a/>", XmlErrorKind::UnsupportedEncoding),
+            ("<a/><b/>", XmlErrorKind::NotWellFormed),
+            ("<a/>b", XmlErrorKind::NotWellFormed),
+            ("<!-- a -- b --><a/>", XmlErrorKind::Restricted),
+            ("<?XML a?><a/>", XmlErrorKind::NotWellFormed),
+            (" <?xml version='1.0'?><a/>", XmlErrorKind::Restricted),
+            ("", XmlErrorKind::NotWellFormed),
+        ] {
+            let outcome = tree.parse_document(text.as_bytes(), Limits::STANZA);
+            assert_eq!(outcome.err().map(|error| error.kind), Some(kind), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_tree_is_not_marked_by_what_it_held_before() {
+        let mut tree = Tree::new();
+        let context = Bindings::with_default("jabber:server");
+        for broken in ["<a xmlns:b='urn:b'><c", "<a><b>x", "<a>&b;"] {
+            assert!(tree.parse(broken.as_bytes(), &context, Limits::STANZA).is_err());
+            let node = tree.parse(b"<d>y</d>", &context, Limits::STANZA).expect("well-formed");
+            assert_eq!((node.name(), &*node.text()), ("d", "y"));
+            assert!(tree.parse(b"<b:e/>", &context, Limits::STANZA).is_err());
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_escaped() {
+        let mut out = Outbox::default();
+        let mut w = out.begin();
+        Tag::begin(&mut w, "a").namespace("urn:a").maybe("b", None).maybe("c", Some("<'\n\t&\r\n>")).content(|w| {
+            Tag::begin(w, "d").lang(Some("de")).text("]]> <e/> \u{0}");
+            Tag::begin(w, "f").empty();
+        });
+        let span = w.finish();
+        assert_eq!(
+            out.text(&span),
+            "<a xmlns='urn:a' c='&lt;&apos;&#xA;&#x9;&amp;&#xD;&#xA;&gt;'><d xml:lang='de'>]]&gt; &lt;e/&gt; \u{FFFD}</d>\
+             <f/></a>"
+        );
+    }
+}

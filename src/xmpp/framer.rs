@@ -91,6 +91,11 @@ enum State {
         /// How many, two at most.
         brackets: u8,
     },
+    /// In `<?xml`, so many octets of it seen.
+    DeclarationStart {
+        /// How many.
+        seen: usize,
+    },
     /// In an XML declaration; was the last octet a question mark?
     Declaration {
         /// Was it?
@@ -99,6 +104,7 @@ enum State {
 }
 
 const SECTION_START: &[u8] = b"<![CDATA[";
+const DECLARATION_START: &[u8] = b"<?xml";
 
 impl Default for Framer {
     fn default() -> Self {
@@ -203,6 +209,7 @@ impl Framer {
             (State::Section { brackets: 2 }, b'>') => State::Text,
             (State::Section { brackets }, b']') => State::Section { brackets: (brackets + 1).min(2) },
             (State::Section { .. }, _) => State::Section { brackets: 0 },
+            (State::DeclarationStart { seen }, _) => go_on_declaration(seen, octet)?,
             (State::Declaration { question: true }, b'>') => return self.end_declaration(bytes).map(Some),
             (State::Declaration { .. }, _) => State::Declaration { question: octet == b'?' },
         };
@@ -240,7 +247,7 @@ impl Framer {
         if self.phase != Phase::Start || self.scanned != 2 {
             return Err(fault(StreamCondition::RestrictedXml, "processing instruction"));
         }
-        Ok(State::Declaration { question: false })
+        Ok(State::DeclarationStart { seen: 2 })
     }
 
     fn end_start_tag(&mut self, slash: bool) -> Result<Option<Item>, StreamFault> {
@@ -269,6 +276,15 @@ impl Framer {
         self.phase = Phase::Header;
         check_declaration(bytes.get(..self.scanned).unwrap_or_default())?;
         Ok(Item::Declaration(self.scanned))
+    }
+}
+
+/// `<?xml` with a blank behind it, or it is another processing instruction.
+fn go_on_declaration(seen: usize, octet: u8) -> Result<State, StreamFault> {
+    match DECLARATION_START.get(seen) {
+        Some(expected) if *expected == octet => Ok(State::DeclarationStart { seen: seen + 1 }),
+        None if is_blank(octet) => Ok(State::Declaration { question: false }),
+        _ => Err(fault(StreamCondition::RestrictedXml, "processing instruction")),
     }
 }
 

@@ -419,7 +419,7 @@ impl<'a> StanzaError<'a> {
             }
         }
         let type_ = error.attribute("type").and_then(ErrorType::from_name);
-        parsed.type_ = type_.unwrap_or(parsed.condition.error_type());
+        parsed.type_ = type_.unwrap_or_else(|| parsed.condition.error_type());
         Some(parsed)
     }
 
