@@ -100,12 +100,19 @@ impl XmlError {
 pub struct Bindings {
     /// Prefix and namespace; the empty prefix is the default namespace.
     list: Vec<(Box<str>, Box<str>)>,
+    /// The header's `xml:lang`, inherited like a declaration.
+    lang: Option<Box<str>>,
 }
 
 impl Bindings {
     /// Nothing but a default namespace.
     pub fn with_default(namespace: &str) -> Self {
-        Self { list: vec![("".into(), namespace.into())] }
+        Self { list: vec![("".into(), namespace.into())], lang: None }
+    }
+
+    /// The same declarations inside an element with this `xml:lang`.
+    pub fn with_lang(self, lang: Option<&str>) -> Self {
+        Self { lang: lang.map(Into::into), ..self }
     }
 
     /// The namespace of elements without a prefix; empty if none is declared.
@@ -177,6 +184,8 @@ pub struct Tree {
     attributes: Vec<Attribute>,
     bindings: Vec<Binding>,
     open: Vec<Open>,
+    /// The language around the outermost element.
+    lang: Option<Span>,
     /// Does the last entry take more character data?
     in_text: bool,
     elements: usize,
@@ -248,6 +257,7 @@ impl Tree {
         self.open.clear();
         self.in_text = false;
         self.elements = 0;
+        self.lang = context.lang.as_deref().map(|lang| self.keep(lang));
         let always = Binding { prefix: self.keep("xml"), namespace: self.keep(XML_NAMESPACE) };
         self.bindings.push(always);
         for (prefix, namespace) in &context.list {
@@ -489,7 +499,8 @@ impl Tree {
         if own.len() > limits::STREAM_BINDINGS_MAX || octets > limits::STREAM_BINDINGS_OCTETS_MAX {
             return Err(XmlError::too_much("too many namespace declarations in the stream header"));
         }
-        Ok(Bindings { list: own.iter().map(|b| (self.str(b.prefix).into(), self.str(b.namespace).into())).collect() })
+        let list = own.iter().map(|b| (self.str(b.prefix).into(), self.str(b.namespace).into())).collect();
+        Ok(Bindings { list, lang: None })
     }
 }
 
@@ -545,6 +556,12 @@ impl<'a> Node<'a> {
     /// The element's own `xml:lang`.
     pub fn lang(self) -> Option<&'a str> {
         self.attribute_ns("lang", XML_NAMESPACE)
+    }
+
+    /// The language around the outermost element, which holds for what has no
+    /// `xml:lang` of its own.
+    pub fn inherited_lang(self) -> Option<&'a str> {
+        self.tree.lang.map(|lang| self.tree.str(lang))
     }
 
     /// All attributes: name, namespace, value. Declarations are none.
