@@ -105,6 +105,22 @@ pub const LINK_RECEIVE_OCTETS_MAX: usize =
 pub const LINKS_MAX: usize = STREAMS_MAX + SIP_LINKS_MAX + DNS_QUERIES_MAX;
 /// All octets that may wait on all links in both directions.
 pub const LINK_OCTETS_TOTAL_MAX: usize = 16 * 1024 * 1024;
+/// Octets read from one link before the others have their turn.
+pub const LINK_TURN_OCTETS_MAX: usize = 64 * 1024;
+/// Datagrams read from one listener before the others have their turn.
+pub const DATAGRAMS_PER_TURN_MAX: usize = 64;
+/// Connections accepted on one listener before the others have their turn.
+pub const ACCEPTS_PER_TURN_MAX: usize = 16;
+/// Seconds a connection may take to come up; the protocols may have less patience.
+pub const LINK_CONNECT_TIME_MAX_S: u64 = 30;
+/// Seconds a closed link may take to send what waits and to hear the other end close.
+pub const LINK_LINGER_TIME_MAX_S: u64 = 4;
+/// Log lines written in one second; those beyond it are counted.
+pub const LOG_LINES_PER_SECOND_MAX: u32 = 200;
+/// Log lines remembered so that their repeats are counted instead of written.
+pub const LOG_REMEMBERED_MAX: usize = 64;
+/// Octets that may wait to be sent to one syslog collector.
+pub const LOG_SYSLOG_OCTETS_MAX: usize = 64 * 1024;
 /// Memory of one TLS session at rest, measured: 17 KiB for a mutually authenticated pair.
 pub const TLS_SESSION_OCTETS: usize = 17 * 1024;
 

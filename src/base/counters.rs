@@ -118,7 +118,13 @@ counters! {
     Loop = "gateway.loop",
     /// Connections accepted and closed at once: a table was full.
     AcceptRefused = "io.accept.refused",
-    /// Log lines collapsed because they repeated.
+    /// TLS handshakes that failed, and sessions that broke.
+    TlsFailed = "tls.failed",
+    /// Links closed because too much waited on them.
+    LinkOverflow = "io.link.overflow",
+    /// Datagrams the kernel did not take.
+    DatagramLost = "io.datagram.lost",
+    /// Log lines collapsed because they repeated, or dropped because of their rate.
     LogCollapsed = "log.collapsed",
 }
 

@@ -30,9 +30,8 @@ pub enum Action {
         /// What.
         bytes: Span,
     },
-    /// Open a connection; `Opened` or `Closed` will tell. `Tls` opens TCP and then
-    /// acts as if [`Action::StartTls`] followed at once: `Opened` comes before the
-    /// handshake, `Secured` after it.
+    /// Open a connection; `Opened` or `Closed` will tell. `Tls` opens TCP on which
+    /// nothing passes before [`Action::StartTls`].
     Connect {
         /// The name the new link has from now on; from [`Outbox::new_link`].
         link: LinkId,

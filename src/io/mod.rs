@@ -1,5 +1,13 @@
 //! The only folder that touches sockets, files, devices and the clock.
 //!
+//! - [`reactor`]: one loop: wait, read, handle, carry out, flush.
+//! - [`listener`]: sockets that take connections or datagrams.
+//! - [`link`]: one connection: what waits to be read and to be sent.
 //! - [`tls`]: our certificates, and the judgement of theirs; knows rustls.
+//! - [`log`]: lines on standard error and to syslog collectors.
 
+pub mod link;
+pub mod listener;
+pub mod log;
+pub mod reactor;
 pub mod tls;
