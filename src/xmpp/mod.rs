@@ -5,11 +5,15 @@
 //! [`stream_error`] the conditions a stream ends with, [`disco`] what is told about
 //! ourselves.
 
+mod component;
 mod dialback;
 pub mod disco;
 pub mod framer;
 pub mod jid;
+mod management;
 pub mod ns;
+mod policy;
 pub mod server;
 pub mod stanza;
+mod stream;
 pub mod stream_error;

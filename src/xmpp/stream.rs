@@ -1,0 +1,1387 @@
+//! One connection of XMPP: header, features, STARTTLS, SASL EXTERNAL and the elements
+//! of server dialback (RFC 6120 sections 4 to 6, XEP-0178, XEP-0220, XEP-0288).
+//!
+//! A stream knows its peer and nothing of other streams. Each element it takes in ends
+//! in one [`Step`], which tells the server what has to happen beyond this connection.
+//!
+//! The order of [`State`] is a matter of security. What was proved is in
+//! [`Stream::proved`]: stanzas pass for the pairs in it, and a pair gets there in three
+//! ways only: SASL EXTERNAL, a dialback key that its authoritative server confirmed, or
+//! the handshake of a component. A restart of the stream forgets everything but that.
+//! Clear text that came behind `<starttls/>` or `<proceed/>` never survives the start of
+//! TLS.
+
+use super::component;
+use super::framer::{Framer, StreamHeader};
+use super::jid::{domain_to_ascii, prepare_domain};
+use super::ns;
+use super::policy::Policy;
+use super::server::Undelivered;
+use super::stanza::{Condition, Kind, StanzaError};
+use super::stream_error::{StreamCondition, StreamError, StreamFault};
+use crate::base::certificate::{CertificateFault, PeerCertificate};
+use crate::base::counters::Counter;
+use crate::base::cx::{Cx, Ticket};
+use crate::base::net::LinkId;
+use crate::base::outbox::{TlsRole, Writer};
+use crate::base::slab::Key;
+use crate::base::text::Escaped;
+use crate::base::time::Instant;
+use crate::base::xml::{Bindings, Limits, Node, Tag, emit_attribute};
+use crate::limits;
+use crate::settings::Requirement;
+use base64ct::{Base64, Encoding};
+use core::net::IpAddr;
+use std::collections::VecDeque;
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Stream {
+    /// The connection.
+    pub(super) link: LinkId,
+    /// Which end of it is ours.
+    pub(super) side: Side,
+    /// How far it is.
+    pub(super) state: State,
+    /// Is it encrypted, and what did the peer show?
+    pub(super) channel: Channel,
+    /// Our domain; empty until the peer named it.
+    pub(super) ours: String,
+    /// The peer's domain; empty until it named it. Proved only if in `proved`.
+    pub(super) theirs: String,
+    /// The pairs that stanzas may pass for.
+    pub(super) proved: Vec<Pair>,
+    /// The pairs a dialback key was shown for and not judged yet: ours by the peer if we
+    /// are the initiator, the peer's by its authoritative server if we are not.
+    pub(super) asked: Vec<Pair>,
+    /// Initiator: what may be used to prove ourselves.
+    methods: Methods,
+    /// Initiator: what the peer offers.
+    pub(super) offers: Offers,
+    /// Was the first pair proved by SASL EXTERNAL?
+    pub(super) external: bool,
+    /// Initiator: did the peer refuse SASL EXTERNAL?
+    external_failed: bool,
+    /// May the answerer send stanzas too (XEP-0288)?
+    pub(super) bidi: bool,
+    /// Stream management, once enabled.
+    pub(super) session: Option<Key>,
+    /// Initiator: the stream to take up again, and how much of it we handled.
+    pub(super) resume: Option<(String, u32)>,
+    /// Which dialback keys of other streams are being confirmed over this one.
+    pub(super) verifying: usize,
+    /// The answerer's name for it.
+    pub(super) id: String,
+    /// The language of stanzas that carry none.
+    pub(super) lang: Option<String>,
+    /// Finds the pieces.
+    pub(super) framer: Framer,
+    /// The declarations of the peer's header.
+    pub(super) bindings: Bindings,
+    /// Was our header sent since the last restart?
+    header_sent: bool,
+    /// SASL attempts that failed.
+    refusals: u8,
+    /// Initiator: what an earlier attempt showed not to work.
+    pub(super) without: Without,
+    /// Octets given to the link.
+    pub(super) sent: u64,
+    /// Octets of those that left for the network.
+    pub(super) drained: u64,
+    /// Stanzas whose senders wait until their octets have left.
+    pub(super) deliveries: VecDeque<Delivery>,
+    /// When anything last came in.
+    pub(super) last_in: Instant,
+    /// When anything last went out.
+    pub(super) last_out: Instant,
+    /// The ping that is not answered yet.
+    pub(super) ping: Option<Ping>,
+}
+
+/// Which end of a stream is ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// We opened it, for this route.
+    Initiator {
+        /// The route.
+        route: Key,
+        /// Is TLS the first thing on it (XEP-0368)?
+        direct_tls: bool,
+    },
+    /// The peer opened it.
+    Answerer {
+        /// Where it came from.
+        from: IpAddr,
+    },
+    /// We opened it as a component, for this route.
+    Component {
+        /// The route.
+        route: Key,
+    },
+}
+
+/// How far a stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// TCP is on its way.
+    Connecting,
+    /// TLS is on its way.
+    Securing,
+    /// The peer's header is to come.
+    Header,
+    /// Initiator: the features are to come.
+    Features,
+    /// Initiator: the answer to `<starttls/>` is to come.
+    StartTls,
+    /// Initiator: the answer to `<auth/>` is to come.
+    External,
+    /// Component: the answer to `<handshake/>` is to come.
+    Handshake,
+    /// Initiator: proved; the answer to `<enable/>` or `<resume/>` is to come.
+    Enabling,
+    /// Dialback passes, and stanzas for the pairs that are proved.
+    Open,
+    /// Our end tag was sent; what still comes is taken.
+    Closing,
+}
+
+/// What carries the stream.
+#[derive(Debug)]
+pub(super) enum Channel {
+    /// TCP.
+    Clear,
+    /// TLS.
+    Secure {
+        /// What the peer showed.
+        peer: Box<PeerCertificate>,
+        /// Is it trusted, and does it name the peer's domain?
+        believed: bool,
+    },
+}
+
+/// A domain of ours and one of a partner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pair {
+    /// Ours.
+    pub(super) ours: String,
+    /// The partner's.
+    pub(super) theirs: String,
+}
+
+/// What may be used to prove ourselves.
+#[derive(Clone, Copy, Debug, Default)]
+struct Methods {
+    external: bool,
+    dialback: bool,
+}
+
+/// The peer's features.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Offers {
+    starttls: bool,
+    external: bool,
+    /// Dialback errors, and with them several pairs on a stream.
+    pub(super) dialback_errors: bool,
+    bidi: bool,
+    management: bool,
+    /// XEP-0478: the most octets of a stanza.
+    pub(super) max_bytes: Option<usize>,
+    /// XEP-0478: after so long in silence the peer closes.
+    pub(super) idle_seconds: Option<u64>,
+}
+
+/// What an earlier attempt at the same address showed not to work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Without {
+    /// The peer refused STARTTLS.
+    pub(super) tls: bool,
+    /// The peer closed the stream when we tried SASL EXTERNAL.
+    pub(super) external: bool,
+}
+
+/// A stanza whose sender waits until its octets have left.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Delivery {
+    /// Its last octet, counted from the opening of the link.
+    pub(super) end: u64,
+    /// Who waits.
+    pub(super) ticket: Ticket,
+    /// When it was sent.
+    pub(super) since: Instant,
+}
+
+/// A ping of ours.
+#[derive(Clone, Debug)]
+pub(super) struct Ping {
+    /// Its id.
+    pub(super) id: String,
+    /// When it was sent.
+    pub(super) since: Instant,
+}
+
+/// What an element has led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Nothing beyond this connection.
+    Quiet,
+    /// Initiator: negotiated; keys can be confirmed over it, and we can prove ourselves.
+    Ready,
+    /// The first pair of the stream is proved and stanzas may pass.
+    Proved,
+    /// Initiator: as `Proved`, and acknowledgements are on, with the partner's offer to
+    /// resume: its name for the stream and how long it keeps it.
+    Enabled(Option<(String, u64)>),
+    /// Initiator: as `Proved`, and an earlier stream goes on; so much the peer handled.
+    Resumed(u32),
+    /// Initiator: an earlier stream cannot go on; so much the peer handled, if it says.
+    /// `Proved` or `Enabled` follows.
+    NotResumed(Option<u32>),
+    /// Receiving role: the peer shows a key.
+    KeyShown {
+        /// For these domains.
+        pair: Pair,
+        /// The key.
+        key: String,
+    },
+    /// Initiating role: the peer judged our key for another pair than the first.
+    Judged {
+        /// The pair.
+        pair: Pair,
+        /// Is it proved now?
+        valid: bool,
+    },
+    /// Receiving role: an authoritative server judged a key.
+    Verdict {
+        /// The pair.
+        pair: Pair,
+        /// The id of the stream the key was shown on.
+        id: String,
+        /// What it says.
+        verdict: Verdict,
+    },
+    /// `<enable/>` of the peer.
+    Enable,
+    /// `<resume/>` of the peer.
+    Resume,
+    /// `<r/>` of the peer.
+    Request,
+    /// `<a/>` of the peer.
+    Acknowledged(u32),
+    /// The stream is over; the link is closed or being closed.
+    Ended(Ended),
+}
+
+/// What an authoritative server says of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It gave it out.
+    Valid,
+    /// It did not.
+    Invalid,
+    /// It cannot say.
+    Error,
+}
+
+/// How a stream came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    /// What the senders of waiting stanzas are told if nothing else helps.
+    pub(super) why: Undelivered,
+    /// What to try at the same address before the next one.
+    pub(super) retry: Option<Without>,
+}
+
+impl Ended {
+    pub(super) const fn new(why: Undelivered) -> Self {
+        Self { why, retry: None }
+    }
+}
+
+impl Stream {
+    /// A stream on a link that is being connected or was just accepted.
+    pub(super) fn new(link: LinkId, side: Side, ours: &str, theirs: &str, now: Instant) -> Self {
+        Self {
+            link,
+            side,
+            state: if matches!(side, Side::Answerer { .. }) { State::Header } else { State::Connecting },
+            channel: Channel::Clear,
+            ours: ours.into(),
+            theirs: theirs.into(),
+            proved: Vec::new(),
+            asked: Vec::new(),
+            methods: Methods::default(),
+            offers: Offers::default(),
+            external: false,
+            external_failed: false,
+            bidi: false,
+            session: None,
+            resume: None,
+            verifying: 0,
+            id: String::new(),
+            lang: None,
+            framer: Framer::new(),
+            bindings: Bindings::default(),
+            header_sent: false,
+            refusals: 0,
+            without: Without::default(),
+            sent: 0,
+            drained: 0,
+            deliveries: VecDeque::new(),
+            last_in: now,
+            last_out: now,
+            ping: None,
+        }
+    }
+
+    /// Did we open it?
+    pub(super) fn is_initiator(&self) -> bool {
+        !matches!(self.side, Side::Answerer { .. })
+    }
+
+    /// Is it a connection to the server of one of our components?
+    pub(super) fn is_component(&self) -> bool {
+        matches!(self.side, Side::Component { .. })
+    }
+
+    /// The namespace of its stanzas.
+    pub(super) fn content(&self) -> &'static str {
+        if self.is_component() { ns::COMPONENT } else { ns::SERVER }
+    }
+
+    /// What one first-level element may have.
+    pub(super) fn limits(&self) -> Limits {
+        if self.proved.is_empty() { Limits::UNPROVEN } else { Limits::STANZA }
+    }
+
+    /// Is the pair proved?
+    pub(super) fn has_proved(&self, ours: &str, theirs: &str) -> bool {
+        self.proved.iter().any(|pair| pair.ours == ours && pair.theirs == theirs)
+    }
+
+    /// May we send stanzas of a proved pair on it now?
+    pub(super) fn carries(&self) -> bool {
+        self.state == State::Open && !self.proved.is_empty() && (self.is_initiator() || self.bidi)
+    }
+
+    /// Is the peer allowed to send stanzas of a proved pair?
+    pub(super) fn takes(&self) -> bool {
+        let open = matches!(self.state, State::Open | State::Enabling | State::Closing);
+        open && !self.proved.is_empty() && (!self.is_initiator() || self.is_component() || self.bidi)
+    }
+
+    /// Is it encrypted with a peer whose certificate is believed?
+    pub(super) fn believed(&self) -> bool {
+        matches!(self.channel, Channel::Secure { believed: true, .. })
+    }
+
+    fn is_secure(&self) -> bool {
+        matches!(self.channel, Channel::Secure { .. })
+    }
+
+    /// Writes something and sends it.
+    pub(super) fn write(&mut self, cx: &mut Cx<'_>, write: impl FnOnce(&mut Writer<'_>)) {
+        let mut w = cx.out.begin();
+        write(&mut w);
+        let bytes = w.finish();
+        self.sent += bytes.len() as u64;
+        self.last_out = cx.now;
+        cx.out.push(crate::base::outbox::Action::Send { link: self.link, bytes });
+    }
+
+    // ---- What happens to the link -------------------------------------------------
+
+    /// TCP is up.
+    pub(super) fn on_opened(&mut self, cx: &mut Cx<'_>) {
+        if self.state != State::Connecting {
+            return;
+        }
+        match self.side {
+            Side::Initiator { direct_tls: true, .. } => self.start_tls(cx, "xmpp-server"),
+            _ => {
+                self.send_header(cx, true);
+                self.state = State::Header;
+            }
+        }
+    }
+
+    /// Begins TLS; all that was said in the clear is forgotten.
+    pub(super) fn start_tls(&mut self, cx: &mut Cx<'_>, alpn: &'static str) {
+        let role = if self.is_initiator() { TlsRole::Client } else { TlsRole::Server };
+        let ours = domain_to_ascii(&self.ours).unwrap_or_default();
+        let theirs = domain_to_ascii(&self.theirs).unwrap_or_default();
+        cx.out.start_tls(self.link, role, &ours, &theirs, alpn);
+        self.state = State::Securing;
+        self.forget();
+    }
+
+    /// TLS is up. The certificate is judged now if we know whom we asked for, else when
+    /// the header says who it is.
+    pub(super) fn on_secured(&mut self, cx: &mut Cx<'_>, policy: &Policy, peer: &PeerCertificate) {
+        if self.state != State::Securing {
+            return;
+        }
+        self.channel = Channel::Secure { peer: Box::new(peer.clone()), believed: false };
+        self.state = State::Header;
+        if self.is_initiator() {
+            self.judge(cx, policy);
+            self.send_header(cx, true);
+        }
+    }
+
+    /// What a restart leaves of the stream: what is proved, and the connection.
+    fn forget(&mut self) {
+        self.framer.restart();
+        self.bindings = Bindings::default();
+        self.header_sent = false;
+        self.offers = Offers::default();
+        self.methods = Methods::default();
+        self.asked.clear();
+        self.id.clear();
+    }
+
+    /// Holds the peer's certificate against its domain, and says why it is not believed.
+    fn judge(&mut self, cx: &mut Cx<'_>, policy: &Policy) {
+        let Channel::Secure { peer, believed } = &mut self.channel else { return };
+        let ascii = domain_to_ascii(&self.theirs).unwrap_or_default();
+        let (fault, advice) = match peer.verdict {
+            Some(Ok(())) if peer.names_xmpp_domain(&ascii, &self.theirs) => {
+                *believed = true;
+                return;
+            }
+            Some(Ok(())) => ("wrong name", "the partner needs a certificate that names its domain"),
+            Some(Err(fault)) => (fault.reason(), advice(fault)),
+            None => ("no certificate", "the partner has to show its certificate"),
+        };
+        *believed = false;
+        let rules = policy.rules_for(&self.theirs);
+        let then = if rules.may_dialback_over_tls() { "dialback" } else { "refused" };
+        let names = peer.names();
+        // A server that shows none and goes on with dialback is nothing to act upon.
+        if peer.verdict.is_none() && rules.may_dialback_over_tls() {
+            cx.debug("tls.certificate.none", format_args!("partner={} then=dialback", Escaped(&self.theirs)));
+            return;
+        }
+        cx.refuse(
+            Counter::CertificateRefused,
+            "tls.certificate.refused",
+            format_args!(
+                "partner={} ours={} fault={} found={} wanted={} side=partner then={} advice={}",
+                Escaped(&self.theirs),
+                Escaped(&self.ours),
+                Escaped(fault),
+                Escaped(&names),
+                Escaped(&ascii),
+                then,
+                Escaped(advice),
+            ),
+        );
+    }
+
+    // ---- Header and features ------------------------------------------------------
+
+    fn send_header(&mut self, cx: &mut Cx<'_>, versioned: bool) {
+        let content = self.content();
+        let (ours, theirs, id) = (self.ours.clone(), self.theirs.clone(), self.id.clone());
+        let (initiator, component) = (self.is_initiator(), self.is_component());
+        self.header_sent = true;
+        self.write(cx, |w| {
+            w.str("<?xml version='1.0'?><stream:stream");
+            emit_attribute(w, "xmlns", content);
+            emit_attribute(w, "xmlns:stream", ns::STREAMS);
+            if component {
+                // XEP-0114: a component names only the domain it wants to be.
+                emit_attribute(w, "to", &ours);
+                w.str(">");
+                return;
+            }
+            emit_attribute(w, "xmlns:db", ns::DIALBACK);
+            for (name, value) in [("from", &ours), ("to", &theirs)] {
+                if !value.is_empty() {
+                    emit_attribute(w, name, value);
+                }
+            }
+            if !initiator {
+                emit_attribute(w, "id", &id);
+            }
+            emit_attribute(w, "xml:lang", "en");
+            if versioned {
+                emit_attribute(w, "version", "1.0");
+            }
+            w.str(">");
+        });
+    }
+
+    /// The peer's header came.
+    pub(super) fn on_header(&mut self, cx: &mut Cx<'_>, policy: &Policy, header: StreamHeader) -> Step {
+        if self.state != State::Header {
+            return self.fail(cx, StreamFault::new(StreamCondition::BadFormat, "header out of place"));
+        }
+        self.bindings = header.bindings.clone();
+        self.lang.clone_from(&header.lang);
+        match self.side {
+            Side::Initiator { .. } => self.on_answer_header(cx, policy, header),
+            Side::Component { .. } => self.on_component_header(cx, policy, header),
+            Side::Answerer { .. } => self.on_opening_header(cx, policy, &header),
+        }
+    }
+
+    /// Initiator: the answerer's header.
+    fn on_answer_header(&mut self, cx: &mut Cx<'_>, policy: &Policy, header: StreamHeader) -> Step {
+        let has_features = header.has_features();
+        self.id = header.id.unwrap_or_default();
+        if has_features {
+            self.state = State::Features;
+            return Step::Quiet;
+        }
+        // A server from before XMPP 1.0: no features, no TLS, dialback at once.
+        cx.debug("xmpp.stream.legacy", format_args!("partner={} side=partner", Escaped(&self.theirs)));
+        self.ready(cx, policy)
+    }
+
+    /// Component: the server's header.
+    fn on_component_header(&mut self, cx: &mut Cx<'_>, policy: &Policy, header: StreamHeader) -> Step {
+        let (Some(id), Some(component)) = (header.id, policy.component_of(&self.ours)) else {
+            return self.fail(cx, StreamFault::new(StreamCondition::BadFormat, "header without an id"));
+        };
+        let proof = component::handshake(&id, &component.secret);
+        self.id = id;
+        self.state = State::Handshake;
+        self.write(cx, |w| Tag::begin(w, "handshake").text(&proof));
+        Step::Quiet
+    }
+
+    /// Answerer: the initiator's header.
+    fn on_opening_header(&mut self, cx: &mut Cx<'_>, policy: &Policy, header: &StreamHeader) -> Step {
+        self.id = cx.rng.token::<24>().to_string();
+        let has_features = header.has_features();
+        if let Err(fault) = self.take_addresses(policy, header) {
+            return self.refuse_header(cx, has_features, fault);
+        }
+        if self.is_secure() && !self.external && !self.theirs.is_empty() {
+            self.judge(cx, policy);
+        }
+        self.send_header(cx, has_features);
+        self.state = State::Open;
+        if has_features {
+            return self.offer(cx, policy);
+        }
+        let may = match (&self.channel, self.theirs.as_str()) {
+            (Channel::Clear, "") => policy.any_in_the_clear(),
+            (Channel::Clear, theirs) => policy.rules_for(theirs).may_dialback_in_the_clear(),
+            // The key's own `from` decides.
+            (Channel::Secure { .. }, _) => true,
+        };
+        if !may {
+            let cause = "streams without version 1.0, and so without TLS, are not taken";
+            return self.fail(cx, StreamFault::new(StreamCondition::UnsupportedVersion, cause));
+        }
+        Step::Quiet
+    }
+
+    /// Takes over who talks to whom, or says what is wrong with it. After SASL both have
+    /// to be what was proved; a header that leaves them out means the same as before.
+    fn take_addresses(&mut self, policy: &Policy, header: &StreamHeader) -> Result<(), StreamFault> {
+        let improper = |cause| StreamFault::new(StreamCondition::ImproperAddressing, cause);
+        for address in [&header.from, &header.to].into_iter().flatten() {
+            if address.local().is_some() || address.resource().is_some() {
+                return Err(improper("to or from of the header is no domain"));
+            }
+        }
+        let from = header.from.as_ref().map(|from| from.domain());
+        let to = header.to.as_ref().map(|to| to.domain());
+        if self.external && from.is_some_and(|from| from != self.theirs) {
+            return Err(StreamFault::new(StreamCondition::InvalidFrom, "from changed after authentication"));
+        }
+        if self.external && to.is_some_and(|to| to != self.ours) {
+            return Err(improper("to changed after authentication"));
+        }
+        if let Some(to) = to {
+            self.ours = to.into();
+        }
+        if let Some(from) = from {
+            self.theirs = from.into();
+        }
+        if self.ours.is_empty() && header.has_features() {
+            return Err(improper("header without to"));
+        }
+        if !self.ours.is_empty() && !policy.serves(&self.ours) {
+            return Err(StreamFault::new(StreamCondition::HostUnknown, "domain not served here"));
+        }
+        if policy.is_ours(&self.theirs) {
+            return Err(StreamFault::new(StreamCondition::InvalidFrom, "from is a domain of ours"));
+        }
+        Ok(())
+    }
+
+    /// Ends the stream over something in its header: an answer header goes first.
+    pub(super) fn refuse_header(&mut self, cx: &mut Cx<'_>, versioned: bool, fault: StreamFault) -> Step {
+        if !self.header_sent && !self.is_initiator() {
+            if self.id.is_empty() {
+                self.id = cx.rng.token::<24>().to_string();
+            }
+            self.send_header(cx, versioned);
+        }
+        self.fail(cx, fault)
+    }
+
+    /// Answerer: sends the features for what the stream is now. If nothing that is
+    /// offered could lead anywhere, the stream ends.
+    fn offer(&mut self, cx: &mut Cx<'_>, policy: &Policy) -> Step {
+        let rules = policy.rules_for(&self.theirs);
+        let proved = !self.proved.is_empty();
+        let starttls = !self.is_secure() && rules.tls != Requirement::NotSupported;
+        let required = starttls && !rules.may_dialback_in_the_clear();
+        let external = !proved && self.believed() && rules.may_sasl();
+        let dialback = !proved && self.may_dialback(policy, &self.theirs);
+        let idle_seconds = u64::from(policy.xmpp.stream_inactivity_timeout_s);
+        self.methods = Methods { external, dialback };
+        self.write(cx, |w| {
+            Tag::begin(w, "stream:features").content(|w| {
+                if starttls {
+                    Tag::begin(w, "starttls").namespace(ns::TLS).content(|w| {
+                        if required {
+                            w.str("<required/>");
+                        }
+                    });
+                }
+                if external {
+                    Tag::begin(w, "mechanisms").namespace(ns::SASL).content(|w| {
+                        Tag::begin(w, "mechanism").text("EXTERNAL");
+                    });
+                }
+                if dialback {
+                    Tag::begin(w, "dialback").namespace(ns::DIALBACK_FEATURE).content(|w| {
+                        w.str("<errors/>");
+                    });
+                }
+                if proved {
+                    Tag::begin(w, "sm").namespace(ns::MANAGEMENT).empty();
+                } else {
+                    Tag::begin(w, "bidi").namespace(ns::BIDI_FEATURE).empty();
+                }
+                Tag::begin(w, "limits").namespace(ns::STREAM_LIMITS).content(|w| {
+                    w.str("<max-bytes>").number(limits::STANZA_OCTETS_MAX as u64).str("</max-bytes>");
+                    w.str("<idle-seconds>").number(idle_seconds).str("</idle-seconds>");
+                });
+            });
+        });
+        if proved {
+            return Step::Proved;
+        }
+        if !starttls && !external && !dialback {
+            let cause = "your certificate does not prove your domain, and dialback is not taken";
+            return self.fail(cx, StreamFault::new(StreamCondition::NotAuthorized, cause));
+        }
+        Step::Quiet
+    }
+
+    /// May `theirs` be authenticated by dialback on this channel?
+    pub(super) fn may_dialback(&self, policy: &Policy, theirs: &str) -> bool {
+        let rules = policy.rules_for(theirs);
+        match self.channel {
+            Channel::Clear => rules.may_dialback_in_the_clear(),
+            Channel::Secure { .. } => rules.may_dialback_over_tls(),
+        }
+    }
+
+    // ---- Elements -----------------------------------------------------------------
+
+    /// A first-level element came that is no stanza.
+    pub(super) fn on_element(&mut self, cx: &mut Cx<'_>, policy: &Policy, element: Node<'_>) -> Step {
+        if StreamError::is(element) {
+            return self.on_error(cx, element);
+        }
+        match (self.side, self.state, element.namespace(), element.name()) {
+            (_, State::Closing, ns::MANAGEMENT, "a") => self.on_management(cx, element),
+            (_, State::Closing, ..) => Step::Quiet,
+            (_, State::Open | State::Enabling, ns::MANAGEMENT, _) => self.on_management(cx, element),
+            (Side::Initiator { .. }, State::Features, ns::STREAMS, "features") => {
+                self.on_features(cx, policy, element)
+            }
+            (Side::Initiator { .. }, State::StartTls, ns::TLS, _) => self.on_tls_answer(cx, policy, element),
+            (Side::Initiator { .. }, State::External, ns::SASL, _) => self.on_sasl_answer(cx, policy, element),
+            (
+                Side::Initiator { .. },
+                State::Open | State::Enabling | State::External,
+                ns::DIALBACK,
+                "result" | "verify",
+            ) => self.on_dialback_answer(cx, element),
+            // Some servers send features again once dialback is done.
+            (Side::Initiator { .. }, State::Open, ns::STREAMS, "features") => Step::Quiet,
+            (Side::Component { .. }, State::Handshake, ns::COMPONENT, "handshake") => self.prove_first(),
+            (Side::Answerer { .. }, State::Open, ns::TLS, "starttls") => self.on_starttls(cx, policy),
+            (Side::Answerer { .. }, State::Open, ns::SASL, _) => self.on_sasl_request(cx, element),
+            (Side::Answerer { .. }, State::Open, ns::BIDI, "bidi") => self.on_bidi(cx),
+            (Side::Answerer { .. }, State::Open, ns::DIALBACK, "result") => self.on_dialback_result(cx, element),
+            (Side::Answerer { .. }, State::Open, ns::DIALBACK, "verify") => {
+                self.on_dialback_verify(cx, policy, element)
+            }
+            (Side::Answerer { .. }, State::Open, ns::COMPRESSION, "compress") => {
+                self.write(cx, |w| {
+                    Tag::begin(w, "failure").namespace(ns::COMPRESSION).content(|w| {
+                        w.str("<unsupported-method/>");
+                    });
+                });
+                Step::Quiet
+            }
+            (_, _, _, name) if Kind::from_name(name).is_some() => {
+                let cause = "stanza in another namespace";
+                self.fail(cx, StreamFault::new(StreamCondition::InvalidNamespace, cause))
+            }
+            _ => self.fail(cx, StreamFault::new(StreamCondition::UnsupportedStanzaType, "element not expected here")),
+        }
+    }
+
+    /// Initiator: the features came.
+    fn on_features(&mut self, cx: &mut Cx<'_>, policy: &Policy, features: Node<'_>) -> Step {
+        self.offers = Offers::parse(features);
+        if self.external {
+            return self.enable(cx);
+        }
+        let rules = policy.rules_for(&self.theirs);
+        if self.is_secure() || rules.tls == Requirement::NotSupported || self.without.tls {
+            return self.ready(cx, policy);
+        }
+        // A missing offer may be an attacker's work: TLS is tried all the same where
+        // nothing else is allowed (RFC 7590 section 3.1).
+        if self.offers.starttls || !rules.may_dialback_in_the_clear() {
+            self.state = State::StartTls;
+            self.write(cx, |w| Tag::begin(w, "starttls").namespace(ns::TLS).empty());
+            return Step::Quiet;
+        }
+        cx.info("xmpp.stream.no-tls", format_args!("partner={} side=partner", Escaped(&self.theirs)));
+        self.ready(cx, policy)
+    }
+
+    fn on_tls_answer(&mut self, cx: &mut Cx<'_>, policy: &Policy, answer: Node<'_>) -> Step {
+        if answer.name() == "proceed" {
+            self.start_tls(cx, "");
+            return Step::Quiet;
+        }
+        let may = policy.rules_for(&self.theirs).may_dialback_in_the_clear();
+        cx.refuse(
+            Counter::StreamFailed,
+            "xmpp.starttls.refused",
+            format_args!(
+                "partner={} side=partner then={}",
+                Escaped(&self.theirs),
+                if may { "clear" } else { "given-up" }
+            ),
+        );
+        self.close(cx);
+        let retry = may.then_some(Without { tls: true, ..self.without });
+        Step::Ended(Ended { why: Undelivered::Refused, retry })
+    }
+
+    /// Initiator: as secure as it gets before we prove ourselves.
+    fn ready(&mut self, cx: &mut Cx<'_>, policy: &Policy) -> Step {
+        let rules = policy.rules_for(&self.theirs);
+        let believed = self.believed();
+        let external = self.offers.external && believed && rules.may_sasl() && !self.without.external;
+        self.methods = Methods { external, dialback: self.may_dialback(policy, &self.theirs) };
+        if self.methods.external || self.methods.dialback {
+            self.state = State::Open;
+            return Step::Ready;
+        }
+        let cause = match &self.channel {
+            Channel::Clear => "no TLS, and dialback in the clear is not allowed",
+            Channel::Secure { .. } if !believed => "certificate not believed, and dialback is not allowed",
+            // The partner offers it only to certificates it believes.
+            Channel::Secure { .. } => "SASL EXTERNAL not offered (does the partner trust our certificate?)",
+        };
+        self.fail(cx, StreamFault::new(StreamCondition::PolicyViolation, cause))
+    }
+
+    /// Initiator: can [`Self::authenticate`] be called?
+    pub(super) fn can_authenticate(&self) -> bool {
+        let idle = self.state == State::Open && self.proved.is_empty() && self.asked.is_empty();
+        // A restart would lose the answers that are due.
+        idle && (!self.methods.external || self.verifying == 0)
+    }
+
+    /// Initiator: begins to prove ourselves.
+    pub(super) fn authenticate(&mut self, cx: &mut Cx<'_>, policy: &Policy) {
+        // What comes back on this stream would be proved by the certificate alone.
+        if self.offers.bidi && self.believed() {
+            self.bidi = true;
+            self.write(cx, |w| Tag::begin(w, "bidi").namespace(ns::BIDI).empty());
+        }
+        if self.methods.external {
+            self.state = State::External;
+            let name = Base64::encode_string(self.ours.as_bytes());
+            self.write(cx, |w| {
+                Tag::begin(w, "auth").namespace(ns::SASL).attribute("mechanism", "EXTERNAL").text(&name);
+            });
+        } else {
+            self.show_key(cx, policy, Pair { ours: self.ours.clone(), theirs: self.theirs.clone() });
+        }
+    }
+
+    /// Initiator: shows the dialback key of a pair.
+    pub(super) fn show_key(&mut self, cx: &mut Cx<'_>, policy: &Policy, pair: Pair) {
+        let key = policy.keys.key(&pair.theirs, &pair.ours, &self.id);
+        self.write(cx, |w| {
+            Tag::begin(w, "db:result").attribute("from", &pair.ours).attribute("to", &pair.theirs).text(&key);
+        });
+        self.asked.push(pair);
+    }
+
+    /// Initiator: the answer to our `<auth/>`.
+    fn on_sasl_answer(&mut self, cx: &mut Cx<'_>, policy: &Policy, answer: Node<'_>) -> Step {
+        if answer.name() == "success" {
+            self.forget();
+            self.external = true;
+            self.send_header(cx, true);
+            self.state = State::Header;
+            return Step::Quiet;
+        }
+        if answer.name() == "challenge" {
+            // A server that wants the name again, in an answer of its own.
+            let name = Base64::encode_string(self.ours.as_bytes());
+            self.write(cx, |w| Tag::begin(w, "response").namespace(ns::SASL).text(&name));
+            self.refusals += 1;
+            return if self.refusals > 2 {
+                self.fail(cx, StreamFault::new(StreamCondition::PolicyViolation, "too many challenges"))
+            } else {
+                Step::Quiet
+            };
+        }
+        let condition = answer.children().find(|child| child.name() != "text").map_or("", |child| child.name());
+        cx.refuse(
+            Counter::StreamFailed,
+            "xmpp.sasl.refused",
+            format_args!(
+                "partner={} ours={} condition={} side=partner then={} advice={}",
+                Escaped(&self.theirs),
+                Escaped(&self.ours),
+                Escaped(condition),
+                if self.methods.dialback { "dialback" } else { "given-up" },
+                Escaped("the partner has to trust our certificate for this domain"),
+            ),
+        );
+        self.external_failed = true;
+        self.methods.external = false;
+        self.state = State::Open;
+        if self.methods.dialback {
+            self.show_key(cx, policy, Pair { ours: self.ours.clone(), theirs: self.theirs.clone() });
+            return Step::Quiet;
+        }
+        self.end(cx);
+        Step::Ended(Ended::new(Undelivered::Refused))
+    }
+
+    /// Initiator: proved; asks for acknowledgements where the peer has them.
+    fn enable(&mut self, cx: &mut Cx<'_>) -> Step {
+        if !self.offers.management {
+            return self.prove_first();
+        }
+        self.state = State::Enabling;
+        let bidi = self.bidi;
+        match self.resume.take() {
+            Some((id, handled)) => self.write(cx, |w| {
+                Tag::begin(w, "resume")
+                    .namespace(ns::MANAGEMENT)
+                    .attribute("previd", &id)
+                    .attribute("h", &handled.to_string())
+                    .empty();
+            }),
+            None => self.write(cx, |w| {
+                // What the peer sent on a stream that goes both ways could not be told
+                // apart after a resumption: handles belong to one stream.
+                let resume = (!bidi).then_some("true");
+                Tag::begin(w, "enable").namespace(ns::MANAGEMENT).maybe("resume", resume).empty();
+            }),
+        }
+        Step::Quiet
+    }
+
+    /// The pair of the header is proved, whatever the way.
+    fn prove_first(&mut self) -> Step {
+        self.state = State::Open;
+        let (ours, theirs) = (self.ours.clone(), self.theirs.clone());
+        self.prove(Pair { ours, theirs });
+        Step::Proved
+    }
+
+    /// Lets stanzas of a pair pass from now on.
+    pub(super) fn prove(&mut self, pair: Pair) {
+        self.asked.retain(|asked| *asked != pair);
+        if !self.proved.contains(&pair) {
+            self.proved.push(pair);
+        }
+        self.framer.set_limit(limits::STANZA_OCTETS_MAX);
+    }
+
+    /// Initiator: `<db:result type='...'/>` or `<db:verify type='...'/>`.
+    fn on_dialback_answer(&mut self, cx: &mut Cx<'_>, answer: Node<'_>) -> Step {
+        let (Some(pair), Some(type_)) = (pair_of(answer), answer.attribute("type")) else {
+            return self.unasked(cx, answer, "no answer, on a stream of ours");
+        };
+        let verdict = match type_ {
+            "valid" => Verdict::Valid,
+            "invalid" => Verdict::Invalid,
+            _ => Verdict::Error,
+        };
+        if answer.name() == "verify" {
+            let id = answer.attribute("id").unwrap_or_default().to_owned();
+            return Step::Verdict { pair, id, verdict };
+        }
+        let Some(place) = self.asked.iter().position(|asked| *asked == pair) else {
+            return self.unasked(cx, answer, "result of a pair not asked for");
+        };
+        self.asked.remove(place);
+        let valid = verdict == Verdict::Valid;
+        if !valid {
+            self.log_refused_key(cx, &pair, answer, type_);
+        }
+        let is_first = pair.ours == self.ours && pair.theirs == self.theirs;
+        match (is_first, valid) {
+            (true, true) => self.enable(cx),
+            (true, false) if self.proved.is_empty() => {
+                self.end(cx);
+                Step::Ended(Ended { why: Undelivered::Refused, retry: None })
+            }
+            _ => {
+                if valid {
+                    self.prove(pair.clone());
+                }
+                Step::Judged { pair, valid }
+            }
+        }
+    }
+
+    fn log_refused_key(&self, cx: &mut Cx<'_>, pair: &Pair, answer: Node<'_>, type_: &str) {
+        let condition = StanzaError::parse(answer).map_or("", |error| error.condition.name());
+        cx.refuse(
+            Counter::StreamFailed,
+            "xmpp.dialback.refused",
+            format_args!(
+                "partner={} ours={} type={} condition={} side=partner advice={}",
+                Escaped(&pair.theirs),
+                Escaped(&pair.ours),
+                Escaped(type_),
+                condition,
+                Escaped("the partner asks the server that DNS names for our domain: is that us?"),
+            ),
+        );
+    }
+
+    /// A dialback element that answers nothing: CVE-2012-3525 and its kin. Nothing
+    /// comes of it.
+    fn unasked(&self, cx: &mut Cx<'_>, element: Node<'_>, cause: &str) -> Step {
+        cx.refuse(
+            Counter::DialbackInvalid,
+            "xmpp.dialback.unasked",
+            format_args!(
+                "partner={} element={} from={} to={} cause={} side=partner",
+                Escaped(&self.theirs),
+                Escaped(element.name()),
+                Escaped(element.attribute("from").unwrap_or_default()),
+                Escaped(element.attribute("to").unwrap_or_default()),
+                Escaped(cause),
+            ),
+        );
+        Step::Quiet
+    }
+
+    /// Answerer: `<starttls/>`.
+    fn on_starttls(&mut self, cx: &mut Cx<'_>, policy: &Policy) -> Step {
+        let rules = policy.rules_for(&self.theirs);
+        let may = !self.is_secure() && rules.tls != Requirement::NotSupported;
+        if may && self.proved.is_empty() && self.asked.is_empty() {
+            self.write(cx, |w| Tag::begin(w, "proceed").namespace(ns::TLS).empty());
+            self.bidi = false;
+            self.start_tls(cx, "");
+            return Step::Quiet;
+        }
+        cx.refuse(
+            Counter::StreamFailed,
+            "xmpp.starttls.out-of-place",
+            format_args!("partner={} side=partner", Escaped(&self.theirs)),
+        );
+        self.write(cx, |w| Tag::begin(w, "failure").namespace(ns::TLS).empty());
+        self.end(cx);
+        Step::Ended(Ended::new(Undelivered::Refused))
+    }
+
+    /// Answerer: `<auth/>`, or what else there is of SASL.
+    fn on_sasl_request(&mut self, cx: &mut Cx<'_>, request: Node<'_>) -> Step {
+        match self.check_sasl(request) {
+            Ok(()) => {
+                self.write(cx, |w| Tag::begin(w, "success").namespace(ns::SASL).empty());
+                let (ours, theirs) = (self.ours.clone(), self.theirs.clone());
+                self.forget();
+                self.prove(Pair { ours, theirs });
+                self.external = true;
+                self.state = State::Header;
+                Step::Quiet
+            }
+            Err(condition) => self.refuse_sasl(cx, condition),
+        }
+    }
+
+    /// Is it SASL EXTERNAL for the domain that the certificate names?
+    fn check_sasl(&self, request: Node<'_>) -> Result<(), &'static str> {
+        if request.name() != "auth" {
+            return Err(if request.name() == "abort" { "aborted" } else { "malformed-request" });
+        }
+        if !self.is_secure() {
+            return Err("encryption-required");
+        }
+        if request.attribute("mechanism") != Some("EXTERNAL") {
+            return Err("invalid-mechanism");
+        }
+        // Offered only where the certificate names the peer and policy allows it.
+        if !self.methods.external || !self.proved.is_empty() {
+            return Err("not-authorized");
+        }
+        let text = request.text();
+        match text.trim() {
+            "" => Err("malformed-request"),
+            "=" => Ok(()),
+            text if text.len() > 2048 => Err("malformed-request"),
+            text => {
+                let name = Base64::decode_vec(text).map_err(|_| "incorrect-encoding")?;
+                let name = String::from_utf8(name).map_err(|_| "incorrect-encoding")?;
+                let same = prepare_domain(&name).is_ok_and(|name| name == self.theirs);
+                if same || name.is_empty() { Ok(()) } else { Err("invalid-authzid") }
+            }
+        }
+    }
+
+    fn refuse_sasl(&mut self, cx: &mut Cx<'_>, condition: &'static str) -> Step {
+        self.refusals += 1;
+        cx.refuse(
+            Counter::StreamFailed,
+            "xmpp.sasl.denied",
+            format_args!("partner={} condition={condition} side=partner", Escaped(&self.theirs)),
+        );
+        self.write(cx, |w| {
+            Tag::begin(w, "failure").namespace(ns::SASL).content(|w| {
+                Tag::begin(w, condition).empty();
+            });
+        });
+        // Dialback may still follow on the same stream.
+        if self.methods.dialback && self.refusals < SASL_ATTEMPTS_MAX {
+            return Step::Quiet;
+        }
+        self.fail(cx, StreamFault::new(StreamCondition::NotAuthorized, "authentication failed"))
+    }
+
+    /// Answerer: `<bidi/>`. It takes effect for the pair that is proved after it.
+    fn on_bidi(&mut self, cx: &mut Cx<'_>) -> Step {
+        if !self.proved.is_empty() || !self.asked.is_empty() {
+            let cause = "bidi after authentication";
+            return self.fail(cx, StreamFault::new(StreamCondition::PolicyViolation, cause));
+        }
+        self.bidi = true;
+        Step::Quiet
+    }
+
+    /// Answerer: `<db:result/>`, a key.
+    fn on_dialback_result(&mut self, cx: &mut Cx<'_>, result: Node<'_>) -> Step {
+        if result.attribute("type").is_some() {
+            return self.unasked(cx, result, "result on a stream of the peer's");
+        }
+        let Some(pair) = pair_of(result) else {
+            let cause = "dialback without to or from";
+            return self.fail(cx, StreamFault::new(StreamCondition::ImproperAddressing, cause));
+        };
+        let key = result.text().trim().to_owned();
+        Step::KeyShown { pair, key }
+    }
+
+    /// Answerer, authoritative role: `<db:verify/>`, is this key ours? Needs no memory of
+    /// the stream: the key is made again.
+    fn on_dialback_verify(&mut self, cx: &mut Cx<'_>, policy: &Policy, verify: Node<'_>) -> Step {
+        if verify.attribute("type").is_some() {
+            return self.unasked(cx, verify, "verdict on a stream of the peer's");
+        }
+        let (Some(pair), Some(id)) = (pair_of(verify), verify.attribute("id")) else {
+            let cause = "dialback without to, from or id";
+            return self.fail(cx, StreamFault::new(StreamCondition::ImproperAddressing, cause));
+        };
+        if !policy.serves(&pair.ours) {
+            cx.refuse(
+                Counter::HostUnknown,
+                "xmpp.dialback.host-unknown",
+                format_args!("partner={} domain={} side=partner", Escaped(&pair.theirs), Escaped(&pair.ours)),
+            );
+            self.answer_dialback(cx, "db:verify", &pair, Some(id), Err(Condition::ItemNotFound));
+            return Step::Quiet;
+        }
+        let valid = policy.keys.is_ours(verify.text().trim(), &pair.theirs, &pair.ours, id);
+        if !valid {
+            cx.refuse(
+                Counter::DialbackInvalid,
+                "xmpp.dialback.imposter",
+                format_args!(
+                    "partner={} ours={} cause={} side=partner",
+                    Escaped(&pair.theirs),
+                    Escaped(&pair.ours),
+                    Escaped("somebody showed it a key for our domain that is not ours"),
+                ),
+            );
+        }
+        self.answer_dialback(cx, "db:verify", &pair, Some(id), Ok(valid));
+        Step::Quiet
+    }
+
+    /// Answers a dialback element: valid, invalid, or an error.
+    pub(super) fn answer_dialback(
+        &mut self,
+        cx: &mut Cx<'_>,
+        name: &'static str,
+        pair: &Pair,
+        id: Option<&str>,
+        answer: Result<bool, Condition>,
+    ) {
+        let type_ = match answer {
+            Ok(true) => "valid",
+            Ok(false) => "invalid",
+            Err(_) => "error",
+        };
+        self.write(cx, |w| {
+            let tag = Tag::begin(w, name)
+                .attribute("from", &pair.ours)
+                .attribute("to", &pair.theirs)
+                .maybe("id", id)
+                .attribute("type", type_);
+            match answer {
+                Ok(_) => tag.empty(),
+                Err(condition) => tag.content(|w| StanzaError::new(condition).emit(w)),
+            }
+        });
+    }
+
+    /// An element of stream management.
+    fn on_management(&mut self, cx: &mut Cx<'_>, element: Node<'_>) -> Step {
+        let handled = element.attribute("h").and_then(|h| h.trim().parse().ok());
+        if self.state == State::Enabling {
+            return self.on_enabling(cx, element, handled);
+        }
+        if self.proved.is_empty() {
+            let cause = "stream management before authentication";
+            return self.fail(cx, StreamFault::new(StreamCondition::NotAuthorized, cause));
+        }
+        match (element.name(), handled) {
+            ("r", _) => Step::Request,
+            ("a", Some(handled)) => Step::Acknowledged(handled),
+            ("enable", _) if !self.is_initiator() => Step::Enable,
+            ("resume", _) if !self.is_initiator() => Step::Resume,
+            _ => self.fail(cx, StreamFault::new(StreamCondition::BadFormat, "stream management out of place")),
+        }
+    }
+
+    /// Initiator: the answer to `<enable/>` or `<resume/>`.
+    fn on_enabling(&mut self, cx: &mut Cx<'_>, element: Node<'_>, handled: Option<u32>) -> Step {
+        match (element.name(), handled) {
+            ("enabled", _) => {
+                let _ = self.prove_first();
+                let resume = matches!(element.attribute("resume"), Some("true" | "1")) && !self.bidi;
+                let id = element.attribute("id").filter(|id| id.len() <= limits::STREAM_ATTRIBUTE_OCTETS_MAX);
+                let seconds = element.attribute("max").and_then(|max| max.parse().ok()).unwrap_or(u64::MAX);
+                Step::Enabled(id.filter(|_| resume).map(|id| (id.to_owned(), seconds)))
+            }
+            ("resumed", Some(handled)) => {
+                let _ = self.prove_first();
+                Step::Resumed(handled)
+            }
+            ("failed", _) if self.resumes() => Step::NotResumed(handled),
+            ("failed", _) => self.prove_first(),
+            _ => self.fail(cx, StreamFault::new(StreamCondition::BadFormat, "stream management out of place")),
+        }
+    }
+
+    /// Initiator: is the answer to `<resume/>` due? The server clears the mark.
+    fn resumes(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Initiator: asks for acknowledgements after a stream could not be resumed.
+    pub(super) fn enable_anew(&mut self, cx: &mut Cx<'_>) {
+        self.session = None;
+        let _ = self.enable(cx);
+    }
+
+    // ---- The end ------------------------------------------------------------------
+
+    /// The peer's `<stream:error/>`.
+    fn on_error(&mut self, cx: &mut Cx<'_>, element: Node<'_>) -> Step {
+        let error = StreamError::parse(element);
+        cx.refuse(
+            Counter::StreamErrorReceived,
+            "xmpp.stream.error-received",
+            format_args!(
+                "partner={} ours={} condition={} text={} side=partner",
+                Escaped(&self.theirs),
+                Escaped(&self.ours),
+                error.condition.name(),
+                Escaped(error.text.as_deref().unwrap_or_default()),
+            ),
+        );
+        let why = match error.condition {
+            StreamCondition::HostUnknown | StreamCondition::HostGone => Undelivered::NotFound,
+            StreamCondition::ConnectionTimeout
+            | StreamCondition::Reset
+            | StreamCondition::ResourceConstraint
+            | StreamCondition::SeeOtherHost
+            | StreamCondition::SystemShutdown => Undelivered::Unreachable,
+            _ => Undelivered::Refused,
+        };
+        let retry = self.retry();
+        self.end(cx);
+        Step::Ended(Ended { why, retry })
+    }
+
+    /// The peer's end tag. Stanzas that are still leaving are waited for: the peer goes
+    /// on reading until it sees our end tag (RFC 6120 section 4.4).
+    pub(super) fn on_end(&mut self, cx: &mut Cx<'_>) -> Step {
+        let retry = self.retry();
+        if self.deliveries.is_empty() || self.state == State::Closing {
+            self.end(cx);
+            return Step::Ended(Ended { why: Undelivered::Unreachable, retry });
+        }
+        self.send_end(cx);
+        Step::Quiet
+    }
+
+    /// What is worth another attempt at the same address after the peer ended the stream.
+    pub(super) fn retry(&self) -> Option<Without> {
+        let tried = self.external_failed || self.state == State::External;
+        let again = tried && self.proved.is_empty() && !self.without.external;
+        again.then_some(Without { external: true, ..self.without })
+    }
+
+    /// Ends the stream with an error of the peer's making.
+    pub(super) fn fail(&mut self, cx: &mut Cx<'_>, fault: StreamFault) -> Step {
+        self.fail_with(cx, fault, None)
+    }
+
+    /// The same, with an application condition.
+    pub(super) fn fail_with(
+        &mut self,
+        cx: &mut Cx<'_>,
+        fault: StreamFault,
+        application: Option<(&'static str, &'static str)>,
+    ) -> Step {
+        if !self.header_sent {
+            // No error without a header before it (RFC 6120 section 4.9.1.2).
+            if self.id.is_empty() && !self.is_initiator() {
+                self.id = cx.rng.token::<24>().to_string();
+            }
+            if self.state != State::Connecting && self.state != State::Securing {
+                self.send_header(cx, true);
+            }
+        }
+        cx.refuse(
+            counter_of(fault.condition),
+            "xmpp.stream.error-sent",
+            format_args!(
+                "partner={} ours={} condition={} cause={} side=partner",
+                Escaped(&self.theirs),
+                Escaped(&self.ours),
+                fault.condition.name(),
+                Escaped(fault.cause),
+            ),
+        );
+        cx.count(Counter::StreamErrorSent);
+        if self.header_sent && self.state != State::Closing {
+            self.write(cx, |w| {
+                super::stream_error::emit(w, fault.condition, Some(fault.cause), application);
+            });
+        }
+        self.end(cx);
+        Step::Ended(Ended::new(Undelivered::Refused))
+    }
+
+    /// Sends the end tag, once; what comes until the peer's is still taken.
+    pub(super) fn send_end(&mut self, cx: &mut Cx<'_>) {
+        if self.header_sent && self.state != State::Closing {
+            self.write(cx, |w| {
+                w.str("</stream:stream>");
+            });
+        }
+        self.state = State::Closing;
+    }
+
+    /// Sends the end tag, once, and closes the link.
+    pub(super) fn end(&mut self, cx: &mut Cx<'_>) {
+        self.send_end(cx);
+        self.close(cx);
+    }
+
+    fn close(&self, cx: &mut Cx<'_>) {
+        cx.out.close(self.link);
+    }
+}
+
+/// How often a peer may fail at SASL on one stream (RFC 6120 section 6.4.5 wants two at
+/// least).
+const SASL_ATTEMPTS_MAX: u8 = 3;
+
+impl Offers {
+    fn parse(features: Node<'_>) -> Self {
+        let mut offers = Self::default();
+        for feature in features.children() {
+            match (feature.namespace(), feature.name()) {
+                (ns::TLS, "starttls") => offers.starttls = true,
+                (ns::SASL, "mechanisms") => {
+                    offers.external = feature.children().any(|m| m.text().trim() == "EXTERNAL");
+                }
+                (ns::DIALBACK_FEATURE, "dialback") => {
+                    offers.dialback_errors = feature.child("errors", ns::DIALBACK_FEATURE).is_some();
+                }
+                (ns::BIDI_FEATURE, "bidi") => offers.bidi = true,
+                (ns::MANAGEMENT, "sm") => offers.management = true,
+                (ns::STREAM_LIMITS, "limits") => {
+                    let number = |name| {
+                        let value = feature.child(name, ns::STREAM_LIMITS)?;
+                        value.text().trim().parse::<u64>().ok()
+                    };
+                    offers.max_bytes = number("max-bytes").map(|octets| octets.try_into().unwrap_or(usize::MAX));
+                    offers.idle_seconds = number("idle-seconds").filter(|seconds| *seconds > 0);
+                }
+                _ => {}
+            }
+        }
+        offers
+    }
+}
+
+/// The domains of a dialback element from the peer: `to` is ours.
+fn pair_of(element: Node<'_>) -> Option<Pair> {
+    let domain = |name| prepare_domain(element.attribute(name)?).ok().map(|domain| domain.into_owned());
+    Some(Pair { ours: domain("to")?, theirs: domain("from")? })
+}
+
+/// What a stream error of ours counts as.
+const fn counter_of(condition: StreamCondition) -> Counter {
+    match condition {
+        StreamCondition::InvalidFrom | StreamCondition::ImproperAddressing => Counter::InvalidFrom,
+        StreamCondition::HostUnknown => Counter::HostUnknown,
+        StreamCondition::BadFormat
+        | StreamCondition::BadNamespacePrefix
+        | StreamCondition::InvalidNamespace
+        | StreamCondition::InvalidXml
+        | StreamCondition::NotWellFormed
+        | StreamCondition::RestrictedXml
+        | StreamCondition::UnsupportedEncoding => Counter::XmlRefused,
+        StreamCondition::ResourceConstraint => Counter::StreamLimit,
+        _ => Counter::StreamFailed,
+    }
+}
+
+/// What helps against a fault of a partner's certificate.
+const fn advice(fault: CertificateFault) -> &'static str {
+    match fault {
+        CertificateFault::Expired => "the partner has to renew it; check our clock too",
+        CertificateFault::NotYetValid => "check our clock, then the partner's certificate",
+        CertificateFault::UnknownIssuer => "if its CA is to be believed: set tls trust NAME",
+        CertificateFault::SelfSigned => "if this very certificate is to be believed: set tls trust NAME",
+        CertificateFault::MissingIntermediate => "the partner has to send its intermediate certificates",
+        CertificateFault::NotForServers => "the partner needs a certificate for servers (serverAuth)",
+        CertificateFault::NameConstraint => "the partner needs a certificate of a CA that may name its domain",
+        CertificateFault::Revoked | CertificateFault::Bad => "the partner needs a new certificate",
+    }
+}
