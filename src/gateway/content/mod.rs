@@ -1,8 +1,20 @@
 //! What the body of a MESSAGE becomes in XMPP, and what of a stanza may stand in a SIP
 //! header. Pure: text and octets in, text into the caller's buffers out.
 
-use crate::base::time::Wall;
+//! A multipart is read as RFC 5621 wants it: of an alternative the best part we know, of
+//! any other all parts that must be handled. One that must be handled and cannot
+//! refuses the whole, since leaving it out would be a silent loss.
 
+use crate::base::time::Wall;
+use charset::Charset;
+use mime::Value;
+
+mod charset;
+mod composing;
+mod cpim;
+pub mod date;
+mod html;
+mod mime;
 pub mod outward;
 
 pub use outward::{call_id, header_text, language, pick_body};
@@ -10,6 +22,9 @@ pub use outward::{call_id, header_text, language, pick_body};
 /// The types that [`read`] takes, for Accept.
 pub const ACCEPT: &str = "text/plain, text/html, multipart/alternative, multipart/mixed, multipart/related, \
      message/cpim, application/im-iscomposing+xml, message/imdn+xml";
+
+/// Deepest nesting of multiparts and CPIM wrappings.
+const DEPTH_MAX: usize = 4;
 
 /// A body as it came, with the header fields that say what it is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,6 +88,26 @@ impl Text {
     }
 }
 
+impl Text {
+    /// Adds what a further part says.
+    fn merge(&mut self, part: Self) {
+        let is_both = !self.body.is_empty() && !part.body.is_empty();
+        // Markup stands for the whole text or for nothing of it.
+        self.xhtml = if self.body.is_empty() { part.xhtml } else { String::new() };
+        if is_both && !self.body.ends_with('\n') {
+            self.body.push('\n');
+        }
+        self.body.push_str(&part.body);
+        if self.subject.is_empty() {
+            self.subject = part.subject;
+        }
+        self.sent = self.sent.or(part.sent);
+        if self.notification.message_id.is_empty() {
+            self.notification = part.notification;
+        }
+    }
+}
+
 /// What kind of body it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
@@ -132,6 +167,339 @@ impl Refusal {
             Self::Malformed => "Malformed Body",
             Self::TooLarge => "Body Too Complex",
             Self::Required => "Unknown CPIM Header Required",
+        }
+    }
+}
+
+/// Reads a body into `out`, which is cleared first.
+pub fn read(body: &Body<'_>, out: &mut Text) -> Result<Content, Refusal> {
+    out.clear();
+    let content = read_part(body, 1, out);
+    if content != Ok(Content::Message) {
+        out.body.clear();
+        out.xhtml.clear();
+    }
+    content
+}
+
+fn read_part(body: &Body<'_>, depth: usize, out: &mut Text) -> Result<Content, Refusal> {
+    if depth > DEPTH_MAX {
+        return Err(Refusal::TooLarge);
+    }
+    check_encoding(body)?;
+    if !check_disposition(body)? {
+        return Ok(Content::Message);
+    }
+    // RFC 2045 section 5.2 gives parts without a type this one; a whole body has to
+    // name its type (REQ-SIP-21).
+    let default = if depth > 1 || body.octets.is_empty() { "text/plain" } else { "" };
+    let kind = Value::of(body.content_type.unwrap_or(default));
+    let decoded = mime::transfer_decoded(body)?;
+    let octets = &*decoded;
+    if kind.is("text/plain") {
+        Charset::named(kind.parameter("charset").as_deref())?.decode(octets, &mut out.body)?;
+    } else if kind.is("text/html") {
+        let mut source = String::with_capacity(octets.len());
+        Charset::named(kind.parameter("charset").as_deref())?.decode(octets, &mut source)?;
+        html::read(&source, &mut out.body, &mut out.xhtml);
+    } else if kind.is("message/cpim") {
+        let inner = cpim::open(octets, out)?;
+        return read_part(&inner, depth + 1, out);
+    } else if kind.is("application/im-iscomposing+xml") {
+        return composing::is_active(octets).map(|active| Content::Composing { active });
+    } else if kind.is("message/imdn+xml") {
+        return Ok(Content::Notification);
+    } else if kind.is("multipart/encrypted") || is_enveloped(&kind) {
+        return Err(Refusal::Undecipherable);
+    } else if kind.is("multipart/*") && !kind.is("multipart/signed") {
+        let boundary = kind.parameter("boundary").ok_or(Refusal::Malformed)?;
+        let parts = mime::parts(octets, &boundary)?;
+        return if kind.is("multipart/alternative") {
+            read_alternative(&parts, depth, out)
+        } else {
+            read_mixed(&parts, depth, out)
+        };
+    } else {
+        return Err(Refusal::Type);
+    }
+    Ok(Content::Message)
+}
+
+/// Is it S/MIME that is encrypted, not only signed (RFC 8551 section 3.2)?
+fn is_enveloped(kind: &Value<'_>) -> bool {
+    let is_smime = kind.is("application/pkcs7-mime") || kind.is("application/x-pkcs7-mime");
+    is_smime && !kind.parameter("smime-type").is_some_and(|kind| kind.eq_ignore_ascii_case("signed-data"))
+}
+
+fn check_encoding(body: &Body<'_>) -> Result<(), Refusal> {
+    let encodings = body.content_encoding.unwrap_or_default().split(',').map(str::trim);
+    let mut others = encodings.filter(|encoding| !encoding.is_empty() && !encoding.eq_ignore_ascii_case("identity"));
+    if others.next().is_some() { Err(Refusal::Encoding) } else { Ok(()) }
+}
+
+/// Is the body there to be shown (RFC 3261 section 20.11)? One of an unknown
+/// disposition is passed over if its sender lets us.
+fn check_disposition(body: &Body<'_>) -> Result<bool, Refusal> {
+    let Some(disposition) = body.disposition.map(Value::of) else { return Ok(true) };
+    let known = ["render", "inline", "attachment", "notification", "alert", ""];
+    if known.iter().any(|known| disposition.is(known)) {
+        Ok(true)
+    } else if is_optional(body) {
+        Ok(false)
+    } else {
+        Err(Refusal::Disposition)
+    }
+}
+
+fn is_optional(body: &Body<'_>) -> bool {
+    let handling = body.disposition.and_then(|disposition| Value::of(disposition).parameter("handling"));
+    handling.is_some_and(|handling| handling.eq_ignore_ascii_case("optional"))
+}
+
+/// Reads the last part that we know: later ones are richer (RFC 2046 section 5.1.4).
+/// A plain part gives the body, though a rich one goes before it: its author knows best
+/// how it reads.
+fn read_alternative(parts: &[&[u8]], depth: usize, out: &mut Text) -> Result<Content, Refusal> {
+    let mut refusal = Refusal::Type;
+    for (at, octets) in parts.iter().enumerate().rev() {
+        let mut best = Text::default();
+        let part = match mime::part(octets) {
+            Ok(part) => part,
+            Err(why) => {
+                refusal = why;
+                continue;
+            }
+        };
+        match read_part(&part, depth + 1, &mut best) {
+            Ok(content) => {
+                if !best.xhtml.is_empty() {
+                    read_plain_sibling(parts.get(..at).unwrap_or_default(), depth, &mut best);
+                }
+                out.merge(best);
+                return Ok(content);
+            }
+            // How deep it nests is a matter of the whole.
+            Err(Refusal::TooLarge) => return Err(Refusal::TooLarge),
+            Err(why) => refusal = why,
+        }
+    }
+    Err(refusal)
+}
+
+fn read_plain_sibling(parts: &[&[u8]], depth: usize, best: &mut Text) {
+    let plain = parts.iter().rev().filter_map(|octets| mime::part(octets).ok());
+    let mut plain = plain.filter(|part| part.content_type.is_none_or(|kind| Value::of(kind).is("text/plain")));
+    if let Some(part) = plain.next() {
+        let mut text = Text::default();
+        if read_part(&part, depth + 1, &mut text) == Ok(Content::Message) && !text.body.is_empty() {
+            best.body = text.body;
+        }
+    }
+}
+
+/// Reads all parts one after the other. One that need not be handled is passed over
+/// when it cannot be.
+fn read_mixed(parts: &[&[u8]], depth: usize, out: &mut Text) -> Result<Content, Refusal> {
+    let mut read = None;
+    let mut refusal = Refusal::Type;
+    for octets in parts {
+        let part = mime::part(octets)?;
+        let mut text = Text::default();
+        match read_part(&part, depth + 1, &mut text) {
+            Ok(content) => {
+                out.merge(text);
+                // A message goes before what shows nothing.
+                if read != Some(Content::Message) {
+                    read = Some(content);
+                }
+            }
+            Err(why) if why != Refusal::TooLarge && is_optional(&part) => refusal = why,
+            Err(why) => return Err(why),
+        }
+    }
+    read.ok_or(refusal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rng::Rng;
+
+    fn content(kind: &str, octets: &[u8]) -> Result<(Content, Text), Refusal> {
+        let mut out = Text::default();
+        read(&Body { content_type: Some(kind), octets, ..Body::default() }, &mut out).map(|content| (content, out))
+    }
+
+    fn text(kind: &str, octets: &[u8]) -> Result<String, Refusal> {
+        content(kind, octets).map(|(_, text)| text.body)
+    }
+
+    #[test]
+    fn req_7572_26_plain_text_is_the_body() {
+        assert_eq!(text("text/plain", "Plut\u{f4}t\r\n".as_bytes()).as_deref(), Ok("Plut\u{f4}t\n"));
+        assert_eq!(text("Text/Plain ; Charset=\"iso-8859-1\"", b"Gr\xFC\xDFe").as_deref(), Ok("Gr\u{fc}\u{df}e"));
+        assert_eq!(text("text/plain;charset=klingon", b"x"), Err(Refusal::Charset));
+    }
+
+    #[test]
+    fn req_7572_28_other_types_are_refused_with_415() {
+        for kind in ["image/png", "application/octet-stream", "text/rtf", "multipart/signed;boundary=b", "", "x"] {
+            assert_eq!(text(kind, b"x").map_err(Refusal::status), Err(415), "{kind}");
+        }
+        let mut out = Text::default();
+        assert_eq!(read(&Body { octets: b"x", ..Body::default() }, &mut out), Err(Refusal::Type));
+        assert_eq!(read(&Body::default(), &mut out), Ok(Content::Message));
+    }
+
+    #[test]
+    fn req_sip_21_encodings_and_dispositions_that_are_not_known_are_refused() {
+        let mut out = Text::default();
+        let plain = Body { content_type: Some("text/plain"), octets: b"x", ..Body::default() };
+        let gzip = Body { content_encoding: Some("gzip"), ..plain };
+        assert_eq!(read(&gzip, &mut out), Err(Refusal::Encoding));
+        assert_eq!(read(&Body { content_encoding: Some("Identity"), ..plain }, &mut out), Ok(Content::Message));
+        assert_eq!(read(&Body { disposition: Some("icon"), ..plain }, &mut out), Err(Refusal::Disposition));
+        assert_eq!(
+            read(&Body { disposition: Some("icon;handling=optional"), ..plain }, &mut out),
+            Ok(Content::Message)
+        );
+        assert_eq!(out.body, "");
+        assert_eq!(read(&Body { disposition: Some("render"), ..plain }, &mut out), Ok(Content::Message));
+        assert_eq!(out.body, "x");
+    }
+
+    #[test]
+    fn req_7572_33_encrypted_bodies_are_undecipherable() {
+        assert_eq!(text("application/pkcs7-mime;smime-type=enveloped-data", b"x"), Err(Refusal::Undecipherable));
+        assert_eq!(text("application/pkcs7-mime;smime-type=signed-data", b"x"), Err(Refusal::Type));
+        assert_eq!(text("multipart/encrypted;boundary=b", b"x"), Err(Refusal::Undecipherable));
+    }
+
+    #[test]
+    fn req_7572_28_the_best_part_of_an_alternative_is_read() {
+        let body = b"--b\r\n\r\nplain\r\n--b\r\nContent-Type: text/html\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n\
+            <b>rich=C3=BC</b>\r\n--b\r\nContent-Type: image/png\r\n\r\nx\r\n--b--";
+        let (_, read) = content("multipart/alternative;boundary=b", body).expect("a message");
+        assert_eq!((&*read.body, &*read.xhtml), ("plain", "<strong>rich\u{fc}</strong>"));
+        let none = b"--b\nContent-Type: image/png\n\nx\n--b--";
+        assert_eq!(text("multipart/alternative;boundary=b", none), Err(Refusal::Type));
+        assert_eq!(text("multipart/alternative", none), Err(Refusal::Malformed));
+    }
+
+    #[test]
+    fn a_part_of_a_mixed_body_is_left_out_only_if_its_sender_lets_us() {
+        let body = |disposition: &str| {
+            format!(
+                "--b\r\nContent-Type: text/plain\r\n\r\nMoi\r\n--b\r\nContent-Type: image/png\r\n{disposition}\r\nx\r\n--b--"
+            )
+        };
+        let optional = body("Content-Disposition: attachment;handling=optional\r\n");
+        assert_eq!(text("multipart/mixed;boundary=b", optional.as_bytes()).as_deref(), Ok("Moi"));
+        assert_eq!(text("multipart/mixed;boundary=b", body("").as_bytes()), Err(Refusal::Type));
+        let two = b"--b\n\none\n--b\n\ntwo\n--b--";
+        assert_eq!(text("multipart/mixed;boundary=b", two).as_deref(), Ok("one\ntwo"));
+    }
+
+    #[test]
+    fn req_7572_28_cpim_is_unwrapped_whatever_it_wraps() {
+        let cpim = b"Subject: s\n\nContent-Type: multipart/alternative;boundary=b\n\n--b\n\nhi\n--b--";
+        let (kind, read) = content("message/cpim", cpim).expect("a message");
+        assert_eq!((kind, &*read.subject, &*read.body), (Content::Message, "s", "hi"));
+        assert_eq!(text("message/cpim", b"Subject: s\n\nContent-Type: image/png\n\nx"), Err(Refusal::Type));
+    }
+
+    #[test]
+    fn a_status_of_typing_and_a_notification_show_nothing() {
+        let status = b"<isComposing xmlns='urn:ietf:params:xml:ns:im-iscomposing'><state>active</state></isComposing>";
+        let (kind, read) = content("application/im-iscomposing+xml", status).expect("a status");
+        assert_eq!((kind, read), (Content::Composing { active: true }, Text::default()));
+        assert_eq!(content("message/imdn+xml", b"<imdn/>").map(|(kind, _)| kind), Ok(Content::Notification));
+    }
+
+    #[test]
+    fn a_buffer_that_was_used_before_holds_nothing_of_it() {
+        let mut out = Text::default();
+        let html = Body { content_type: Some("text/html"), octets: b"<b>x</b>", ..Body::default() };
+        read(&html, &mut out).expect("a message");
+        let plain = Body { content_type: Some("text/plain"), octets: b"y", ..Body::default() };
+        read(&plain, &mut out).expect("a message");
+        assert_eq!(out, Text { body: "y".into(), ..Text::default() });
+    }
+
+    #[test]
+    fn nesting_is_bounded_and_costs_no_more_than_its_octets() {
+        let mut body = Vec::new();
+        for depth in 0..100 {
+            body.extend_from_slice(
+                format!("--b{depth}\nContent-Type: multipart/mixed;boundary=b{}\n\n", depth + 1).as_bytes(),
+            );
+        }
+        assert_eq!(text("multipart/mixed;boundary=b0", &body), Err(Refusal::TooLarge));
+        let mut cpim = Vec::new();
+        for _ in 0..100 {
+            cpim.extend_from_slice(b"Subject: x\n\nContent-Type: message/cpim\n\n");
+        }
+        assert_eq!(text("message/cpim", &cpim), Err(Refusal::TooLarge));
+        let long = format!("multipart/mixed;boundary={}", "b".repeat(1_000_000));
+        assert_eq!(text(&long, b"x"), Err(Refusal::Malformed));
+    }
+
+    #[test]
+    fn whatever_comes_in_is_refused_or_becomes_text_that_xml_can_carry() {
+        const PIECES: &[&[u8]] = &[
+            b"--b",
+            b"--b--",
+            b"--c",
+            b"\r\n",
+            b"\n",
+            b"\n\n",
+            b"Content-Type: ",
+            b"text/plain",
+            b"text/html",
+            b"message/cpim",
+            b"multipart/alternative;boundary=b",
+            b"multipart/mixed;boundary=\"c\"",
+            b";charset=utf-16",
+            b"Content-Transfer-Encoding: base64\n",
+            b"Content-Disposition: x;handling=optional\n",
+            b"Subject: \\u00",
+            b"NS: i <urn:ietf:params:imdn>\n",
+            b"i.Message-ID: \0",
+            b"Require: x\n",
+            b"<p>",
+            b"</p",
+            b"&#0;",
+            b"\xFF",
+            b"\0",
+            b"=3D",
+            b"=\n",
+            b"R3L8",
+            b"x",
+            b" ",
+            b"\"",
+        ];
+        const KINDS: &[&str] = &[
+            "multipart/alternative;boundary=b",
+            "multipart/mixed;boundary=b",
+            "message/cpim",
+            "text/html;charset=utf-16le",
+            "text/plain",
+            "multipart/related; boundary=\"b\"",
+        ];
+        let mut rng = Rng::from_number(5621);
+        let mut out = Text::default();
+        for _ in 0..50_000 {
+            let octets: Vec<u8> = (0..rng.below(30))
+                .flat_map(|_| PIECES[rng.below(PIECES.len() as u64) as usize].iter().copied())
+                .collect();
+            let kind = KINDS[rng.below(KINDS.len() as u64) as usize];
+            let body = Body { content_type: Some(kind), octets: &octets, ..Body::default() };
+            if read(&body, &mut out).is_ok() {
+                for text in [&out.body, &out.xhtml, &out.subject, &out.notification.message_id] {
+                    assert!(text.chars().all(crate::base::text::is_xml_char), "{kind} {octets:?}");
+                }
+                assert!(!out.body.contains('\r') && !out.subject.contains(char::is_control));
+            }
         }
     }
 }
