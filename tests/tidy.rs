@@ -48,7 +48,7 @@ const NOWHERE: &[&str] =
     &["TODO", "FIXME", "XXX", "HACK", "todo!", "unimplemented!", "dbg!", ".unwrap()", "for now", "#[ignore"];
 
 /// Longest file in lines, without the tests at its foot.
-const LINES_MAX: usize = 900;
+const LINES_MAX: usize = 1000;
 
 struct File {
     /// Below `src/`, such as `sip/uri.rs`.
@@ -66,10 +66,15 @@ impl File {
         matches!(self.folder(), "io" | "main")
     }
 
+    fn before_tests(&self) -> &str {
+        let tests = ["#[cfg(test)]\nmod tests", "#[cfg(test)]\npub(crate) mod tests"];
+        let end = tests.iter().find_map(|tests| self.text.find(tests));
+        &self.text[..end.unwrap_or(self.text.len())]
+    }
+
     /// The lines of code with their numbers: no comments, no strings, no tests.
     fn code(&self) -> Vec<(usize, String)> {
-        let end = self.text.find("#[cfg(test)]\nmod tests").unwrap_or(self.text.len());
-        self.text[..end]
+        self.before_tests()
             .lines()
             .enumerate()
             .map(|(number, line)| (number + 1, without_strings(line)))
@@ -181,10 +186,7 @@ fn every_file_begins_with_its_page() {
 fn no_file_outgrows_a_reader() {
     let long = files()
         .iter()
-        .map(|file| {
-            let end = file.text.find("#[cfg(test)]\nmod tests").unwrap_or(file.text.len());
-            (&file.name, file.text[..end].lines().count())
-        })
+        .map(|file| (&file.name, file.before_tests().lines().count()))
         .filter(|(_, lines)| *lines > LINES_MAX)
         .map(|(name, lines)| format!("src/{name}: {lines} lines"))
         .collect();
