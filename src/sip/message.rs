@@ -8,10 +8,10 @@
 //! Left out on purpose: bare CR or LF as a line end, charsets other than UTF-8 in
 //! header fields, versions other than 2.0.
 
-use super::header::{CSeq, MediaType, NameAddr, Params, Via, decimal, is_call_id, is_token, split_list, trim};
+use super::header::{CSeq, MediaType, NameAddr, Via, decimal, is_call_id, is_token, split_list, trim};
 use super::uri::Uri;
 use crate::base::outbox::Writer;
-use crate::limits::{SIP_HEADER_LINES_MAX, SIP_HEADER_OCTETS_MAX};
+use crate::limits::SIP_HEADER_LINES_MAX;
 use core::fmt;
 
 /// A request method. Methods are case-sensitive.
@@ -794,4 +794,304 @@ pub struct Request<'a> {
     pub content_type: Option<&'a str>,
     /// The body.
     pub body: &'a [u8],
+}
+
+/// Writes a response: `copied` holds the header fields taken from the request, whole
+/// lines from Via to CSeq.
+pub(crate) fn emit_response(w: &mut Writer<'_>, response: &Response<'_>, copied: &[u8]) {
+    let reason = if response.reason.is_empty() { usual_reason(response.status) } else { response.reason };
+    w.str("SIP/2.0 ").number(u64::from(response.status)).str(" ");
+    emit_text(w, reason);
+    w.str("\r\n").bytes(copied);
+    emit_tail(w, response.headers, response.content_type, response.body, false);
+}
+
+/// Writes a request without its Via, and gives the place that belongs to it.
+pub(crate) fn emit_request(w: &mut Writer<'_>, request: &Request<'_>, compact: bool) -> usize {
+    w.str(request.method.as_str()).str(" ").str(request.uri).str(" SIP/2.0\r\n");
+    let via = w.len();
+    w.str("Max-Forwards: ").number(u64::from(request.max_forwards)).str("\r\n");
+    emit_name(w, "From", compact);
+    w.str("<").str(request.from).str(">;tag=").str(request.from_tag).str("\r\n");
+    emit_name(w, "To", compact);
+    w.str("<").str(request.to).str(">");
+    if let Some(tag) = request.to_tag {
+        w.str(";tag=").str(tag);
+    }
+    w.str("\r\n");
+    emit_name(w, "Call-ID", compact);
+    w.str(request.call_id).str("\r\nCSeq: ").number(u64::from(request.cseq)).str(" ");
+    w.str(request.method.as_str()).str("\r\n");
+    emit_tail(w, request.headers, request.content_type, request.body, compact);
+    via
+}
+
+fn emit_tail(w: &mut Writer<'_>, headers: &[(&str, &str)], content_type: Option<&str>, body: &[u8], compact: bool) {
+    let content_type = content_type.map(|value| ("Content-Type", value));
+    for (name, value) in headers.iter().copied().chain(content_type) {
+        debug_assert!(is_token(name), "a header name of ours is a token: {name}");
+        if is_token(name) {
+            emit_name(w, name, compact);
+            emit_text(w, value);
+            w.str("\r\n");
+        }
+    }
+    emit_name(w, "Content-Length", compact);
+    w.number(body.len() as u64).str("\r\n\r\n").bytes(body);
+}
+
+/// Writes a header name and its colon.
+pub(crate) fn emit_name(w: &mut Writer<'_>, name: &str, compact: bool) {
+    w.str(if compact { compact_name(name) } else { name }).str(": ");
+}
+
+/// Writes text that must stay on its line: control characters become spaces, so that
+/// no value can begin a header of its own.
+pub(crate) fn emit_text(w: &mut Writer<'_>, text: &str) {
+    let is_control = |c: char| c.is_ascii_control() && c != '\t';
+    let mut pieces = text.split(is_control);
+    w.str(pieces.next().unwrap_or_default());
+    for piece in pieces {
+        w.str(" ").str(piece);
+    }
+}
+
+/// The reason phrase the RFCs give a status code.
+pub(crate) const fn usual_reason(status: u16) -> &'static str {
+    match status {
+        100 => "Trying",
+        180 => "Ringing",
+        183 => "Session Progress",
+        200 => "OK",
+        202 => "Accepted",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        407 => "Proxy Authentication Required",
+        408 => "Request Timeout",
+        410 => "Gone",
+        413 => "Request Entity Too Large",
+        414 => "Request-URI Too Long",
+        415 => "Unsupported Media Type",
+        416 => "Unsupported URI Scheme",
+        420 => "Bad Extension",
+        423 => "Interval Too Brief",
+        429 => "Provide Referrer Identity",
+        433 => "Anonymity Disallowed",
+        480 => "Temporarily Unavailable",
+        481 => "Call/Transaction Does Not Exist",
+        482 => "Loop Detected",
+        483 => "Too Many Hops",
+        484 => "Address Incomplete",
+        485 => "Ambiguous",
+        486 => "Busy Here",
+        487 => "Request Terminated",
+        488 => "Not Acceptable Here",
+        489 => "Bad Event",
+        491 => "Request Pending",
+        493 => "Undecipherable",
+        500 => "Server Internal Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Server Time-out",
+        505 => "Version Not Supported",
+        513 => "Message Too Large",
+        600 => "Busy Everywhere",
+        603 => "Decline",
+        604 => "Does Not Exist Anywhere",
+        606 => "Not Acceptable",
+        100..=199 => "Progress",
+        200..=299 => "OK",
+        300..=399 => "Redirection",
+        400..=499 => "Request Failure",
+        500..=599 => "Server Failure",
+        _ => "Global Failure",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::framer;
+    use super::*;
+    use crate::base::outbox::Outbox;
+
+    /// Parses `text` as a datagram.
+    fn parse<'a>(octets: &'a mut [u8]) -> Result<Message<'a>, Fault> {
+        match framer::datagram(octets) {
+            Ok((skip, head, len)) => {
+                Message::parse(&mut octets[skip..skip + len], head).map_err(|malformed| malformed.fault)
+            }
+            Err((fault, ..)) => Err(fault),
+        }
+    }
+
+    fn request(further: &str) -> Vec<u8> {
+        format!(
+            "MESSAGE sip:b@c SIP/2.0\r\nVia: SIP/2.0/UDP a;branch=z9hG4bKx\r\nFrom: <sip:a@a>;tag=1\r\nTo: <sip:b@c>\r\n\
+             Call-ID: x\r\nCSeq: 1 MESSAGE\r\n{further}\r\nbody"
+        )
+        .into_bytes()
+    }
+
+    fn fault(further: &str) -> Fault {
+        parse(&mut request(further)).expect_err(further)
+    }
+
+    #[test]
+    fn white_space_folding_and_compact_names_make_no_difference() {
+        let mut octets = include_bytes!("../../tests/corpus/torture/wsinv.sip").to_vec();
+        let m = parse(&mut octets).expect("a message");
+        assert_eq!(m.method(), Method::Message);
+        assert_eq!(m.to().uri, "sip:zoe@im.sued.example");
+        assert_eq!(m.to().params.value("outo"), Some("77n"));
+        assert_eq!(m.from().tag, Some("wsi55"));
+        assert_eq!(m.max_forwards(), Some(68));
+        assert_eq!(m.cseq().number, 9);
+        assert_eq!(m.header("subject"), Some(""));
+        assert_eq!(m.header("UusiOtsake"), Some("uusi arvo jatkuva uusi arvo"));
+        assert_eq!(m.header("OutoArvo"), Some(";;,,;;,;"));
+        assert_eq!(m.header("Route"), Some("<sip:edge9.sued.example;lr;outo=arvo;ilman-arvoa>"));
+        let vias: Vec<_> = m.vias().map(|via| Via::parse(via).expect("a Via").host).collect();
+        assert_eq!(vias, ["sbc.nord.example", "hub.nord.example", "203.0.113.77"]);
+        assert_eq!(m.body(), b"Moi wsinv");
+    }
+
+    #[test]
+    fn control_characters_hidden_in_quoted_pairs_come_through_unchanged() {
+        let mut octets = include_bytes!("../../tests/corpus/torture/intmeth.sip").to_vec();
+        let m = parse(&mut octets).expect("a message");
+        assert_eq!(m.method(), Method::Other("!kierto-Method42_*+`.%round'~"));
+        assert_eq!(m.to().display, "\"BELL:\\\u{7} NOLLA:\\\0 POISTO:\\\u{7f}\"");
+    }
+
+    #[test]
+    fn control_characters_are_refused_everywhere_else() {
+        assert_eq!(fault("Subject: a\u{1}b\r\n"), Fault::HeaderValue);
+        assert_eq!(fault("Subject: a\0b\r\n"), Fault::HeaderValue);
+        assert_eq!(fault("Subject: \"a\u{7f}b\"\r\n"), Fault::HeaderValue);
+        assert_eq!(fault("Subject: a\\\u{7}\r\n"), Fault::HeaderValue);
+        assert_eq!(fault("To\u{1}: <sip:d@e>\r\n"), Fault::HeaderName);
+        assert_eq!(fault("To x: <sip:d@e>\r\n"), Fault::HeaderName);
+        assert_eq!(fault(": x\r\n"), Fault::HeaderName);
+        assert_eq!(fault("no colon\r\n"), Fault::HeaderName);
+        assert_eq!(fault("Subject: a\rb\r\n"), Fault::BareLineEnd);
+        assert_eq!(fault("Subject: a\nRoute: <sip:x>\r\n"), Fault::BareLineEnd);
+        let mut octets = request("Subject: ?\r\n");
+        let at = octets.iter().position(|c| *c == b'?').expect("the mark");
+        octets[at] = 0xFF;
+        assert_eq!(parse(&mut octets).expect_err("no UTF-8"), Fault::NotUtf8);
+    }
+
+    #[test]
+    fn what_may_be_there_once_is_refused_twice_in_any_spelling() {
+        for (further, name) in [
+            ("t: <sip:d@e>\r\n", "To"),
+            ("FROM : <sip:d@e>\r\n", "From"),
+            ("i: x\r\n", "Call-ID"),
+            ("CSeq: 1 MESSAGE\r\n", "CSeq"),
+            ("Max-Forwards: 1\r\nMAX-FORWARDS: 1\r\n", "Max-Forwards"),
+            ("Content-Type: a/b\r\nc: a/b\r\n", "Content-Type"),
+            ("Content-Length: 4\r\nl: 4\r\n", "Content-Length"),
+            ("Subject: x\r\ns: x\r\n", "Subject"),
+            ("o: x\r\nEvent: x\r\n", "Event"),
+        ] {
+            assert_eq!(fault(further), Fault::Repeated(name), "{further}");
+        }
+    }
+
+    #[test]
+    fn a_missing_header_is_named() {
+        for name in ["Via", "From", "To", "Call-ID", "CSeq"] {
+            let text = String::from_utf8(request("")).expect("text");
+            let without: Vec<_> = text.split_inclusive("\r\n").filter(|line| !line.starts_with(name)).collect();
+            let mut octets = without.concat().into_bytes();
+            assert_eq!(parse(&mut octets).expect_err(name), Fault::Missing(name));
+        }
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused_or_cut() {
+        assert_eq!(fault("Max-Forwards: 256\r\n"), Fault::Bad("Max-Forwards"));
+        assert_eq!(fault("Max-Forwards: -1\r\n"), Fault::Bad("Max-Forwards"));
+        assert_eq!(fault("Content-Length: 1x\r\n"), Fault::ContentLengthBad);
+        let mut octets = request("Expires: 1099511627776\r\nRetry-After: 120 (in two minutes);duration=5\r\n");
+        let m = parse(&mut octets).expect("a message");
+        assert_eq!((m.expires(), m.retry_after()), (Some(u32::MAX), Some(120)));
+    }
+
+    #[test]
+    fn lists_are_split_only_where_they_are_defined() {
+        let mut octets =
+            request("Require: a, b\r\nRequire:c\r\nAuthorization: Digest a=b, c=d\r\nAccept-Contact: x,y\r\n");
+        let m = parse(&mut octets).expect("a message");
+        assert_eq!(m.headers("require").collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!(m.headers("Authorization").collect::<Vec<_>>(), ["Digest a=b, c=d"]);
+        assert_eq!(m.header("a"), Some("x,y"));
+        assert_eq!(m.header("Via"), Some("SIP/2.0/UDP a;branch=z9hG4bKx"));
+    }
+
+    #[test]
+    fn a_start_line_is_taken_to_the_letter() {
+        for (line, expected) in [
+            ("OPTIONS sip:a SIP/2.0", None),
+            ("OPTIONS sip:a sip/2.0", None),
+            ("OPTIONS  sip:a SIP/2.0", Some(Fault::StartLine)),
+            ("OPTIONS sip:a  SIP/2.0", Some(Fault::StartLine)),
+            ("OPTIONS sip:a SIP/2.0 ", Some(Fault::StartLine)),
+            (" OPTIONS sip:a SIP/2.0", Some(Fault::StartLine)),
+            ("OPTIONS sip:a SIP/7.0", Some(Fault::Version)),
+            ("OPTIONS sip:a HTTP/1.1", Some(Fault::StartLine)),
+            ("OPTIONS sip:a", Some(Fault::StartLine)),
+            ("OPT(IONS sip:a SIP/2.0", Some(Fault::StartLine)),
+            ("OPTIONS <sip:a> SIP/2.0", Some(Fault::RequestUri)),
+            ("SIP/2.0 200 OK", None),
+            ("SIP/2.0 100 ", None),
+            ("SIP/2.0 200", Some(Fault::StartLine)),
+            ("SIP/2.0 99 x", Some(Fault::StartLine)),
+            ("SIP/2.0 700 x", Some(Fault::StartLine)),
+            ("SIP/2.0 4294967301 x", Some(Fault::StartLine)),
+            ("SIP/3.0 200 OK", Some(Fault::Version)),
+        ] {
+            assert_eq!(StartLine::parse(line).err(), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_reads_as_it_was_in_both_forms() {
+        let wanted = Request {
+            method: Method::Message,
+            uri: "sip:marta@voip.example",
+            from: "sip:lena@chat.example;gr=balkon",
+            from_tag: "ft",
+            to: "sip:marta@voip.example",
+            to_tag: None,
+            call_id: "5f3c1d2e-0001",
+            cseq: 7,
+            max_forwards: 70,
+            headers: &[("Subject", "eins\r\nRoute: <sip:evil.example>"), ("X-Own", "\0")],
+            content_type: Some("text/plain"),
+            body: "Kommst du um zwölf?".as_bytes(),
+        };
+        for compact in [false, true] {
+            let mut out = Outbox::with_capacity(1024, 1);
+            let mut w = out.begin();
+            let via = emit_request(&mut w, &wanted, compact);
+            let span = w.finish();
+            let mut octets = out.bytes(&span).to_vec();
+            octets.splice(via..via, b"v: SIP/2.0/TLS gw;branch=z9hG4bKx\r\n".iter().copied());
+            let m = parse(&mut octets).expect("a message");
+            assert_eq!((m.method(), m.uri()), (wanted.method, wanted.uri));
+            assert_eq!((m.from().uri, m.from().tag), (wanted.from, Some(wanted.from_tag)));
+            assert_eq!((m.to().uri, m.to().tag), (wanted.to, None));
+            assert_eq!((m.call_id(), m.cseq().number, m.max_forwards()), (wanted.call_id, 7, Some(70)));
+            assert_eq!(m.header("s"), Some("eins  Route: <sip:evil.example>"));
+            assert_eq!(m.header("Route"), None);
+            assert_eq!(m.body(), wanted.body);
+            assert_eq!(m.fields().any(|(name, _)| name == "f"), compact);
+        }
+    }
 }

@@ -5,4 +5,7 @@ pub mod endpoint;
 pub mod framer;
 pub mod header;
 pub mod message;
+mod table;
+pub mod transaction;
+pub mod transport;
 pub mod uri;
