@@ -138,6 +138,12 @@ struct Span {
     end: u32,
 }
 
+impl Span {
+    fn of(self, text: &str) -> &str {
+        &text[self.start as usize..self.end as usize]
+    }
+}
+
 /// An element or a run of character data, in document order.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -385,19 +391,19 @@ impl Tree {
         }
     }
 
-    /// Puts namespaces in the place of prefixes, and finds attributes given twice.
+    /// Puts namespaces in the place of prefixes, and finds attributes given twice. The
+    /// order of attributes means nothing, so they are sorted for that.
     fn resolve_attributes(&mut self, first: usize) -> Result<(), XmlError> {
         for at in first..self.attributes.len() {
-            let attribute = self.attributes[at];
-            let prefix = self.str(attribute.namespace);
+            let prefix = self.str(self.attributes[at].namespace);
             let namespace = if prefix.is_empty() { Span::default() } else { self.resolve(prefix).ok_or(UNBOUND)? };
             self.attributes[at].namespace = namespace;
-            let same = |other: &Attribute| {
-                self.str(other.name) == self.str(attribute.name) && self.str(other.namespace) == self.str(namespace)
-            };
-            if self.attributes[first..at].iter().any(same) {
-                return Err(XmlError::malformed("attribute given twice"));
-            }
+        }
+        let (text, own) = (&self.text, &mut self.attributes[first..]);
+        let key = |attribute: &Attribute| (attribute.name.of(text), attribute.namespace.of(text));
+        own.sort_unstable_by(|a, b| key(a).cmp(&key(b)));
+        if own.windows(2).any(|pair| key(&pair[0]) == key(&pair[1])) {
+            return Err(XmlError::malformed("attribute given twice"));
         }
         Ok(())
     }
@@ -489,7 +495,7 @@ impl Tree {
     }
 
     fn str(&self, span: Span) -> &str {
-        &self.text[span.start as usize..span.end as usize]
+        span.of(&self.text)
     }
 
     /// The declarations of a stream header, within their bounds.
@@ -564,7 +570,7 @@ impl<'a> Node<'a> {
         self.tree.lang.map(|lang| self.tree.str(lang))
     }
 
-    /// All attributes: name, namespace, value. Declarations are none.
+    /// All attributes, sorted: name, namespace, value. Declarations are none.
     pub fn attributes(self) -> impl Iterator<Item = (&'a str, &'a str, &'a str)> + use<'a> {
         let (first, end) = self.entry().attributes;
         let tree = self.tree;

@@ -47,6 +47,8 @@ pub struct Framer {
     octets_max: usize,
     /// Blanks since the last piece that was none.
     blanks: usize,
+    /// The name in the stream's start tag, prefix included.
+    root: Box<[u8]>,
 }
 
 /// What the stream is at.
@@ -114,7 +116,7 @@ impl Default for Framer {
 
 impl Framer {
     /// A framer before a stream header, with the limit for peers that proved nothing.
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             state: State::Text,
             scanned: 0,
@@ -122,11 +124,12 @@ impl Framer {
             phase: Phase::Start,
             octets_max: limits::STANZA_OCTETS_UNPROVEN_MAX,
             blanks: 0,
+            root: Box::default(),
         }
     }
 
     /// Begins anew before a stream header, after TLS or SASL; the limit stays.
-    pub const fn restart(&mut self) {
+    pub fn restart(&mut self) {
         *self = Self { octets_max: self.octets_max, ..Self::new() };
     }
 
@@ -198,12 +201,15 @@ impl Framer {
             }
             (State::Open, b'>') => return Err(fault(StreamCondition::NotWellFormed, "tag without a name")),
             (State::Open, _) => self.begin_element()?,
-            (State::StartTag { slash }, b'>') => return self.end_start_tag(slash),
+            (State::StartTag { slash }, b'>') => return self.end_start_tag(slash, bytes),
+            (State::StartTag { slash: true }, _) => {
+                return Err(fault(StreamCondition::NotWellFormed, "slash inside of a tag"));
+            }
             (State::StartTag { .. }, quote @ (b'\'' | b'"')) => State::Value { quote },
             (State::StartTag { .. }, _) => State::StartTag { slash: octet == b'/' },
             (State::Value { quote }, _) if octet == quote => State::StartTag { slash: false },
             (State::Value { quote }, _) => State::Value { quote },
-            (State::EndTag, b'>') => return Ok(self.end_element()),
+            (State::EndTag, b'>') => return self.end_element(bytes),
             (State::EndTag, _) => State::EndTag,
             (State::SectionStart { seen }, _) => self.begin_section(seen, octet)?,
             (State::Section { brackets: 2 }, b'>') => State::Text,
@@ -250,26 +256,34 @@ impl Framer {
         Ok(State::DeclarationStart { seen: 2 })
     }
 
-    fn end_start_tag(&mut self, slash: bool) -> Result<Option<Item>, StreamFault> {
+    fn end_start_tag(&mut self, slash: bool, bytes: &[u8]) -> Result<Option<Item>, StreamFault> {
         if self.phase != Phase::Elements {
             if slash {
                 return Err(fault(StreamCondition::BadFormat, "stream header closes itself"));
             }
             self.phase = Phase::Elements;
+            let tag = bytes.get(1..self.scanned).unwrap_or_default();
+            let name = tag.split(|octet| is_blank(*octet) || *octet == b'>').next();
+            self.root = name.unwrap_or_default().into();
             return Ok(Some(Item::Header(self.scanned)));
         }
         self.state = State::Text;
-        Ok(if slash { self.end_element() } else { None })
+        if slash { self.end_element(bytes) } else { Ok(None) }
     }
 
-    fn end_element(&mut self) -> Option<Item> {
+    fn end_element(&mut self, bytes: &[u8]) -> Result<Option<Item>, StreamFault> {
         self.state = State::Text;
         if self.depth == 0 {
+            let tag = bytes.get(2..self.scanned).unwrap_or_default();
+            let behind = tag.strip_prefix(&*self.root).and_then(|rest| rest.strip_suffix(b">"));
+            if behind.is_none_or(|blanks| !blanks.iter().all(|octet| is_blank(*octet))) {
+                return Err(fault(StreamCondition::NotWellFormed, "end tag does not fit"));
+            }
             self.phase = Phase::Ended;
-            return Some(Item::End(self.scanned));
+            return Ok(Some(Item::End(self.scanned)));
         }
         self.depth -= 1;
-        (self.depth == 0).then_some(Item::Element(self.scanned))
+        Ok((self.depth == 0).then_some(Item::Element(self.scanned)))
     }
 
     fn end_declaration(&mut self, bytes: &[u8]) -> Result<Item, StreamFault> {
@@ -379,4 +393,74 @@ fn version(text: Option<&str>) -> Result<Option<(u16, u16)>, StreamFault> {
     let parts = text.split_once('.').and_then(|(major, minor)| Some((number(major)?, number(minor)?)));
     let version = parts.ok_or(fault(StreamCondition::UnsupportedVersion, "version is no version"))?;
     Ok(Some(version).filter(|(major, _)| *major > 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: &[u8] = b"<s:stream xmlns='jabber:server' a='>'>";
+
+    fn in_a_stream() -> Framer {
+        let mut framer = Framer::new();
+        assert_eq!(framer.next(HEADER), Ok(Item::Header(HEADER.len())));
+        framer
+    }
+
+    #[test]
+    fn an_element_ends_where_its_end_tag_does() {
+        for element in [
+            "<a/>",
+            "<a></a>",
+            "<a b='/>' c=\"/a>\"/>",
+            "<a><![CDATA[</a>]] ></a>]]]]></a>",
+            "<a><a/><b>'</b>\"</a >",
+        ] {
+            let mut framer = in_a_stream();
+            let length = element.len();
+            let bytes = format!("{element}<b/>").into_bytes();
+            assert_eq!(framer.next(&bytes), Ok(Item::Element(length)), "{element}");
+            assert_eq!(framer.next(&bytes[length..]), Ok(Item::Element(4)));
+        }
+        assert!(in_a_stream().next(b"<a/ >").is_err());
+    }
+
+    #[test]
+    fn it_goes_on_where_it_stopped() {
+        let mut framer = in_a_stream();
+        let element = b"<a b='c'><![CDATA[x]]></a>";
+        for end in 0..element.len() {
+            assert_eq!(framer.next(&element[..end]), Ok(Item::Incomplete));
+            assert_eq!(framer.scanned, end);
+        }
+        assert_eq!(framer.next(element), Ok(Item::Element(element.len())));
+    }
+
+    #[test]
+    fn blanks_between_elements_are_keep_alives() {
+        let mut framer = in_a_stream();
+        assert_eq!(framer.next(b" \n<a/>"), Ok(Item::Whitespace(2)));
+        assert_eq!(framer.next(b"<a/>"), Ok(Item::Element(4)));
+    }
+
+    #[test]
+    fn the_end_tag_is_that_of_the_header() {
+        assert_eq!(in_a_stream().next(b"</s:stream \n> "), Ok(Item::End(13)));
+        for wrong in ["</stream>", "</s:streams>", "</s:stream a='b'>", "</>"] {
+            let fault = in_a_stream().next(wrong.as_bytes()).expect_err(wrong);
+            assert_eq!(fault.condition, StreamCondition::NotWellFormed);
+        }
+        let mut framer = in_a_stream();
+        assert_eq!(framer.next(b"</s:stream>"), Ok(Item::End(11)));
+        assert!(framer.next(b"<a/>").is_err());
+    }
+
+    #[test]
+    fn a_stream_begins_anew_after_tls() {
+        let mut framer = in_a_stream();
+        framer.restart();
+        assert_eq!(framer.next(b"<?xml version='1.0'?>"), Ok(Item::Declaration(21)));
+        assert_eq!(framer.next(HEADER), Ok(Item::Header(HEADER.len())));
+        assert_eq!(framer.next(b"<a/>"), Ok(Item::Element(4)));
+    }
 }
