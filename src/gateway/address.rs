@@ -9,10 +9,8 @@
 //! Left out on purpose: `im:` and `pres:` are read and never written; `tel:` has no JID.
 
 use crate::base::text::{hex_upper, hex_value};
-use core::net::Ipv6Addr;
-use precis_profiles::precis_core::profile::PrecisFastInvocation;
-use precis_profiles::{OpaqueString, UsernameCaseMapped};
-use std::borrow::Cow;
+use crate::sip::uri::{Scheme, Uri, UriFault, is_host};
+use crate::xmpp::jid::{self, Jid, JidError, PART_OCTETS_MAX};
 
 /// Why an address has no counterpart on the other side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +46,24 @@ impl NotMapped {
     }
 }
 
-/// Longest part of a JID, in octets (RFC 7622 section 3.1).
-const PART_OCTETS_MAX: usize = 1023;
+impl From<UriFault> for NotMapped {
+    fn from(fault: UriFault) -> Self {
+        match fault {
+            UriFault::User => Self::Character,
+            UriFault::Host => Self::Domain,
+            _ => Self::Syntax,
+        }
+    }
+}
+
+impl From<JidError> for NotMapped {
+    fn from(error: JidError) -> Self {
+        match error {
+            JidError::Local | JidError::Resource => Self::Character,
+            JidError::Domain => Self::Domain,
+        }
+    }
+}
 
 /// Writes the JID of a SIP URI into `jid`, which is cleared first. The `gr` parameter
 /// becomes the resource; `header_gr` is one that stands behind the brackets, as the
@@ -62,8 +76,10 @@ pub fn to_jid(uri: &str, header_gr: Option<&str>, jid: &mut String) -> Result<()
         push_localpart(user, jid)?;
         jid.push('@');
     }
-    push_domainpart(parts.host, jid)?;
-    if let Some(gr) = parts.gr.filter(|gr| !gr.is_empty()).or_else(|| header_gr.filter(|gr| !gr.is_empty())) {
+    jid.push_str(&jid::prepare_domain(parts.host)?);
+    // Behind the brackets it may stand in quotes, as any header parameter.
+    let header_gr = header_gr.map(|gr| gr.trim_matches('"'));
+    if let Some(gr) = [parts.gr, header_gr].into_iter().flatten().find(|gr| !gr.is_empty()) {
         jid.push('/');
         push_resourcepart(gr, jid)?;
     }
@@ -98,18 +114,14 @@ pub fn uri_to_sip(address: &str, uri: &mut String) -> Result<(), NotMapped> {
     uri.clear();
     let (scheme, rest) = address.split_once(':').ok_or(NotMapped::Syntax)?;
     if scheme.eq_ignore_ascii_case("sip") || scheme.eq_ignore_ascii_case("sips") {
-        let parts = Parts::of(address)?;
-        if let Some(user) = parts.user {
-            push_localpart(user, uri)?;
-        }
-        push_domainpart(parts.host, uri)?;
+        // One that names nobody we could reach is not worth passing on.
+        to_jid(address, None, uri)?;
         uri.clear();
-        return if is_plain_uri(address) {
-            uri.push_str(address);
-            Ok(())
-        } else {
-            Err(NotMapped::Character)
-        };
+        if !is_plain_uri(address) {
+            return Err(NotMapped::Character);
+        }
+        uri.push_str(address);
+        return Ok(());
     }
     if !scheme.eq_ignore_ascii_case("xmpp") {
         return Err(NotMapped::Scheme);
@@ -120,36 +132,21 @@ pub fn uri_to_sip(address: &str, uri: &mut String) -> Result<(), NotMapped> {
         None => rest,
     };
     let path = path.split(['?', '#']).next().unwrap_or_default();
-    let jid = percent_decode(path)?;
-    let (bare, resource) = match jid.split_once('/') {
-        Some((bare, resource)) => (bare, Some(prepare_resource(resource)?)),
-        None => (&*jid, None),
-    };
-    let (local, domain) = match bare.split_once('@') {
-        Some((local, domain)) => (Some(prepare_local(local)?), domain),
-        None => (None, bare),
-    };
-    to_sip(local.as_deref(), domain, resource.as_deref(), uri)
+    let jid = Jid::parse(&percent_decode(path)?)?;
+    to_sip(jid.local(), jid.domain(), jid.resource(), uri)
 }
 
 /// Writes the `xmpp:` URI (RFC 5122) of the user a SIP URI names into `address`.
 pub fn sip_to_xmpp_uri(uri: &str, address: &mut String) -> Result<(), NotMapped> {
     let mut jid = String::new();
     to_jid(uri, None, &mut jid)?;
-    let (bare, resource) = match jid.split_once('/') {
-        Some((bare, resource)) => (bare, Some(resource)),
-        None => (&*jid, None),
-    };
+    let (local, domain, resource) = jid::split(&jid);
     address.clear();
     address.push_str("xmpp:");
-    let domain = match bare.split_once('@') {
-        Some((local, domain)) => {
-            push_escaped(local.bytes(), XMPP_URI_UNESCAPED, address);
-            address.push('@');
-            domain
-        }
-        None => bare,
-    };
+    if let Some(local) = local {
+        push_escaped(local.bytes(), XMPP_URI_UNESCAPED, address);
+        address.push('@');
+    }
     push_escaped(domain.bytes(), XMPP_URI_UNESCAPED, address);
     if let Some(resource) = resource {
         address.push('/');
@@ -169,45 +166,22 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// Reads `scheme:[user[:password]@]host[:port][;parameters][?headers]`.
-    fn of(uri: &'a str) -> Result<Self, NotMapped> {
-        let (scheme, rest) = uri.split_once(':').ok_or(NotMapped::Syntax)?;
-        if !["sip", "sips", "im", "pres"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
-            return Err(NotMapped::Scheme);
-        }
-        let (user, rest) = match rest.split_once('@') {
-            Some((userinfo, rest)) => (Some(userinfo.split(':').next().unwrap_or_default()), rest),
-            None => (None, rest),
-        };
-        if user == Some("") {
-            return Err(NotMapped::Syntax);
-        }
-        let rest = rest.split('?').next().unwrap_or_default();
-        let (place, parameters) = match rest.split_once(';') {
-            Some((place, parameters)) => (place, Some(parameters)),
-            None => (rest, None),
-        };
-        let host = host_of(place).ok_or(NotMapped::Syntax)?;
-        let mut gr = None;
-        for parameter in parameters.into_iter().flat_map(|parameters| parameters.split(';')) {
-            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            if name.eq_ignore_ascii_case("gr") && gr.replace(value).is_some() {
-                return Err(NotMapped::Syntax);
+    fn of(text: &'a str) -> Result<Self, NotMapped> {
+        let uri = Uri::parse(text)?;
+        match uri.scheme {
+            Scheme::Sip | Scheme::Sips => {
+                let gr = uri.params.iter().find(|(name, _)| name.eq_ignore_ascii_case("gr"));
+                Ok(Self { user: uri.user, host: uri.host, gr: gr.map(|(_, value)| value.unwrap_or_default()) })
             }
+            // `im:` and `pres:` have a mailbox and perhaps headers (RFC 3860 section 3).
+            Scheme::Other(scheme) if ["im", "pres"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) => {
+                let mailbox = uri.opaque.split('?').next().unwrap_or_default();
+                let (user, host) = mailbox.split_once('@').ok_or(NotMapped::Syntax)?;
+                Ok(Self { user: Some(user), host, gr: None })
+            }
+            Scheme::Other(_) => Err(NotMapped::Scheme),
         }
-        Ok(Self { user, host, gr })
     }
-}
-
-/// The host of `host[:port]`.
-fn host_of(place: &str) -> Option<&str> {
-    let end = if place.starts_with('[') { place.find(']')? + 1 } else { place.find(':').unwrap_or(place.len()) };
-    let (host, port) = (place.get(..end)?, place.get(end..)?);
-    let port_is_good = match port.strip_prefix(':') {
-        Some(digits) => digits.parse::<u16>().is_ok() && digits.bytes().all(|octet| octet.is_ascii_digit()),
-        None => port.is_empty(),
-    };
-    (port_is_good && !host.is_empty()).then_some(host)
 }
 
 /// May this text stand between the brackets of a Contact as it is? Only characters of
@@ -261,7 +235,8 @@ fn push_unicode_localpart(user: &str, jid: &mut String) -> Result<(), NotMapped>
     for c in text.chars() {
         push_localpart_char(c, &mut escaped, &mut last_literal_backslash)?;
     }
-    let prepared = prepare_local(&escaped)?;
+    let prepared = jid::prepare_local(&escaped)?;
+    check_localpart(&prepared)?;
     let mut again = String::with_capacity(prepared.len());
     let mut last_literal_backslash = None;
     for c in unescaped(&prepared) {
@@ -333,16 +308,12 @@ fn unescaped(localpart: &str) -> impl Iterator<Item = char> {
     })
 }
 
-/// Is a prepared localpart one that RFC 7622 and XEP-0106 allow?
+/// Is a prepared localpart one that XEP-0106 allows, and short enough?
 fn check_localpart(localpart: &str) -> Result<(), NotMapped> {
     if localpart.len() > PART_OCTETS_MAX {
         return Err(NotMapped::Length);
     }
-    if localpart.is_empty() {
-        return Err(NotMapped::Syntax);
-    }
-    let forbidden = |c: char| matches!(c, ' ' | '"' | '&' | '\'' | '/' | ':' | '<' | '>' | '@') || c.is_control();
-    if localpart.contains(forbidden) || localpart.starts_with("\\20") || localpart.ends_with("\\20") {
+    if localpart.is_empty() || localpart.starts_with("\\20") || localpart.ends_with("\\20") {
         return Err(NotMapped::Character);
     }
     Ok(())
@@ -381,7 +352,7 @@ fn push_resourcepart(gr: &str, jid: &mut String) -> Result<(), NotMapped> {
         let octet = if octet == b'%' { escaped_octet(&mut octets)? } else { octet };
         if !octet.is_ascii() {
             jid.truncate(start);
-            jid.push_str(&prepare_resource(&percent_decode(gr)?)?);
+            jid.push_str(&jid::prepare_resource(&percent_decode(gr)?)?);
             break;
         }
         if octet.is_ascii_control() {
@@ -404,63 +375,10 @@ fn percent_decode(text: &str) -> Result<String, NotMapped> {
     String::from_utf8(octets).map_err(|_| NotMapped::Utf8)
 }
 
-/// A localpart in its canonical form (PRECIS UsernameCaseMapped, decision D-1).
-fn prepare_local(text: &str) -> Result<Cow<'_, str>, NotMapped> {
-    let prepared = UsernameCaseMapped::enforce(text).map_err(|_| NotMapped::Character)?;
-    check_localpart(&prepared)?;
-    Ok(prepared)
-}
-
-/// A resourcepart in its canonical form (PRECIS OpaqueString).
-fn prepare_resource(text: &str) -> Result<Cow<'_, str>, NotMapped> {
-    let prepared = OpaqueString::enforce(text).map_err(|_| NotMapped::Character)?;
-    if prepared.is_empty() || prepared.len() > PART_OCTETS_MAX { Err(NotMapped::Length) } else { Ok(prepared) }
-}
-
-/// Appends the domainpart of a SIP host: lower case, in U-labels, without a final dot.
-fn push_domainpart(host: &str, jid: &mut String) -> Result<(), NotMapped> {
-    let host = host.strip_suffix('.').unwrap_or(host);
-    let start = jid.len();
-    push_ascii_host(host, jid)?;
-    let ascii = &jid[start..];
-    if !ascii.split('.').any(|label| label.starts_with("xn--")) {
-        return Ok(());
-    }
-    let (unicode, verdict) = idna::domain_to_unicode(ascii);
-    // What does not come back as the same A-labels is no valid internationalised name.
-    if verdict.is_err() || idna::domain_to_ascii(&unicode).ok().as_deref() != Some(ascii) {
-        return Err(NotMapped::Domain);
-    }
-    jid.truncate(start);
-    jid.push_str(&unicode);
-    Ok(())
-}
-
 /// Appends the host of a domainpart: in A-labels.
 fn push_host(domain: &str, uri: &mut String) -> Result<(), NotMapped> {
-    if domain.is_ascii() {
-        return push_ascii_host(domain, uri);
-    }
-    let ascii = idna::domain_to_ascii(domain).map_err(|_| NotMapped::Domain)?;
-    push_ascii_host(&ascii, uri)
-}
-
-/// Appends a host name or an address in brackets, in lower case.
-fn push_ascii_host(host: &str, out: &mut String) -> Result<(), NotMapped> {
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    let good = match host.strip_prefix('[') {
-        Some(rest) => rest.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
-        None => host.len() <= 253 && host.split('.').all(is_label),
-    };
-    if !good {
-        return Err(NotMapped::Domain);
-    }
-    out.extend(host.chars().map(|c| c.to_ascii_lowercase()));
+    let host = jid::domain_to_ascii(domain).filter(|host| is_host(host)).ok_or(NotMapped::Domain)?;
+    uri.push_str(&host);
     Ok(())
 }
 
@@ -468,6 +386,8 @@ fn push_ascii_host(host: &str, out: &mut String) -> Result<(), NotMapped> {
 mod tests {
     use super::*;
     use crate::base::rng::Rng;
+    use crate::xmpp::jid::prepare_local;
+    use precis_profiles::UsernameCaseMapped;
     use precis_profiles::precis_core::profile::Rules;
 
     fn jid_of(uri: &str) -> Result<String, NotMapped> {
@@ -475,18 +395,10 @@ mod tests {
         to_jid(uri, None, &mut jid).map(|()| jid)
     }
 
-    /// What the XMPP side does with a raw JID before it asks for the URI.
-    fn uri_of(jid: &str) -> Result<String, NotMapped> {
-        let (bare, resource) = match jid.split_once('/') {
-            Some((bare, resource)) => (bare, Some(prepare_resource(resource)?)),
-            None => (jid, None),
-        };
-        let (local, domain) = match bare.split_once('@') {
-            Some((local, domain)) => (Some(prepare_local(local)?), domain),
-            None => (None, bare),
-        };
+    fn uri_of(raw: &str) -> Result<String, NotMapped> {
+        let jid = Jid::parse(raw)?;
         let mut uri = String::new();
-        to_sip(local.as_deref(), domain, resource.as_deref(), &mut uri).map(|()| uri)
+        to_sip(jid.local(), jid.domain(), jid.resource(), &mut uri).map(|()| uri)
     }
 
     #[test]
@@ -506,21 +418,21 @@ mod tests {
     fn a_refused_address_says_why() {
         for (uri, why) in [
             ("tel:+4930123456", NotMapped::Scheme),
-            ("sip:bad%ZZ@voip.example", NotMapped::Escape),
-            ("sip:bad%4", NotMapped::Domain),
-            ("sip:a%4@voip.example", NotMapped::Escape),
+            ("im:bad%ZZ@voip.example", NotMapped::Escape),
+            ("im:voip.example", NotMapped::Syntax),
+            ("sip:bad%ZZ@voip.example", NotMapped::Character),
             ("sip:bad%FF@voip.example", NotMapped::Utf8),
             ("sip:nul%00l@voip.example", NotMapped::Character),
             ("sip:a#b@voip.example", NotMapped::Character),
-            ("sip:@voip.example", NotMapped::Syntax),
-            ("sip:", NotMapped::Syntax),
+            ("sip:@voip.example", NotMapped::Character),
+            ("sip:", NotMapped::Domain),
             ("", NotMapped::Syntax),
             ("sip:a@-x.example", NotMapped::Domain),
             ("sip:a@x..example", NotMapped::Domain),
-            ("sip:a@[::1", NotMapped::Syntax),
+            ("sip:a@x_y.example", NotMapped::Domain),
+            ("sip:a@[::1", NotMapped::Domain),
             ("sip:a@[::g]", NotMapped::Domain),
             ("sip:a@voip.example:70000", NotMapped::Syntax),
-            ("sip:a@voip.example;gr=a;gr=b", NotMapped::Syntax),
             ("sip:a@xn--zzzzzz.example", NotMapped::Domain),
             ("sip:a@voip.example;gr=a%0Db", NotMapped::Character),
             ("sip:a@voip.example;gr=%FF", NotMapped::Utf8),
@@ -533,6 +445,8 @@ mod tests {
     fn req_7247_26_a_gr_behind_the_brackets_counts_when_none_is_inside() {
         let mut jid = String::new();
         to_jid("sip:ana@voip.example", Some("desk"), &mut jid).expect("a JID");
+        assert_eq!(jid, "ana@voip.example/desk");
+        to_jid("sip:ana@voip.example;gr", Some("\"desk\""), &mut jid).expect("a JID");
         assert_eq!(jid, "ana@voip.example/desk");
         to_jid("sip:ana@voip.example;gr=sofa", Some("desk"), &mut jid).expect("a JID");
         assert_eq!(jid, "ana@voip.example/sofa");

@@ -197,13 +197,7 @@ mod tests {
     use super::*;
 
     fn stanza(octets: usize) -> Stanza {
-        Stanza {
-            ticket: None,
-            bytes: vec![b'x'; octets].into(),
-            since: Instant::ZERO,
-            wall: Wall(0),
-            again: false,
-        }
+        Stanza { ticket: None, bytes: vec![b'x'; octets].into(), since: Instant::ZERO, wall: Wall(0), again: false }
     }
 
     #[test]

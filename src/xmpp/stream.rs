@@ -695,9 +695,7 @@ impl Stream {
             (_, State::Closing, ns::MANAGEMENT, "a") => self.on_management(cx, element),
             (_, State::Closing, ..) => Step::Quiet,
             (_, State::Open | State::Enabling, ns::MANAGEMENT, _) => self.on_management(cx, element),
-            (Side::Initiator { .. }, State::Features, ns::STREAMS, "features") => {
-                self.on_features(cx, policy, element)
-            }
+            (Side::Initiator { .. }, State::Features, ns::STREAMS, "features") => self.on_features(cx, policy, element),
             (Side::Initiator { .. }, State::StartTls, ns::TLS, _) => self.on_tls_answer(cx, policy, element),
             (Side::Initiator { .. }, State::External, ns::SASL, _) => self.on_sasl_answer(cx, policy, element),
             (

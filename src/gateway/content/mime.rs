@@ -232,7 +232,7 @@ pub(super) fn transfer_decoded<'a>(body: &Body<'a>) -> Result<Cow<'a, [u8]>, Ref
 
 fn base64_decoded(octets: &[u8]) -> Result<Vec<u8>, Refusal> {
     let mut digits: Vec<u8> = octets.iter().copied().filter(|octet| !octet.is_ascii_whitespace()).collect();
-    while digits.len() % 4 != 0 {
+    while !digits.len().is_multiple_of(4) {
         digits.push(b'=');
     }
     let text = core::str::from_utf8(&digits).map_err(|_| Refusal::Malformed)?;

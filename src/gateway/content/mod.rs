@@ -1,6 +1,6 @@
 //! What the body of a MESSAGE becomes in XMPP, and what of a stanza may stand in a SIP
 //! header. Pure: text and octets in, text into the caller's buffers out.
-
+//!
 //! A multipart is read as RFC 5621 wants it: of an alternative the best part we know, of
 //! any other all parts that must be handled. One that must be handled and cannot
 //! refuses the whole, since leaving it out would be a silent loss.
