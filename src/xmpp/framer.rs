@@ -409,13 +409,9 @@ mod tests {
 
     #[test]
     fn an_element_ends_where_its_end_tag_does() {
-        for element in [
-            "<a/>",
-            "<a></a>",
-            "<a b='/>' c=\"/a>\"/>",
-            "<a><![CDATA[</a>]] ></a>]]]]></a>",
-            "<a><a/><b>'</b>\"</a >",
-        ] {
+        for element in
+            ["<a/>", "<a></a>", "<a b='/>' c=\"/a>\"/>", "<a><![CDATA[</a>]] ></a>]]]]></a>", "<a><a/><b>'</b>\"</a >"]
+        {
             let mut framer = in_a_stream();
             let length = element.len();
             let bytes = format!("{element}<b/>").into_bytes();

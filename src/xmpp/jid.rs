@@ -357,6 +357,25 @@ mod tests {
     }
 
     #[test]
+    fn the_address_vectors_hold() {
+        let vectors = include_str!("../../tests/standards/address-vectors.tsv");
+        let mut seen = 0;
+        for line in vectors.lines() {
+            let mut columns = line.split('\t');
+            match (columns.next(), columns.next(), columns.next()) {
+                (Some("X2S"), Some(jid), Some("-")) => assert!(Jid::parse(jid).is_err(), "{jid}"),
+                (Some("X2S"), Some(jid), Some(_)) => assert!(Jid::parse(jid).is_ok(), "{jid}"),
+                (Some("S2X"), Some(_), Some(jid)) if jid != "-" => {
+                    assert_eq!(Jid::parse(jid).as_ref().map(Jid::as_str), Ok(jid));
+                }
+                _ => continue,
+            }
+            seen += 1;
+        }
+        assert!(seen > 50, "only {seen}");
+    }
+
+    #[test]
     fn each_part_has_1023_octets_at_most() {
         let (most, more) = ("a".repeat(1023), "a".repeat(1024));
         let domain = |octets: usize| "a.".repeat(512)[..octets].to_owned();
