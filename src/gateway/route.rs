@@ -118,23 +118,21 @@ impl Routes {
             .then_some(XmppDomain { partner: None, kind: PartnerKind::PublicVerified })
     }
 
-    /// May a SIP request with these domains pass? `from` and `to` in U-labels.
-    pub fn from_sip<'s>(
+    /// The served SIP domain of a sender, if the source of his request may send for it.
+    /// `from` in U-labels.
+    pub fn sip_sender<'s>(
         &self,
         settings: &'s Settings,
         from: &str,
-        to: &str,
         source: &SipSource<'_>,
-    ) -> Result<(&'s SipDomain, XmppDomain<'s>), Denied> {
-        let Some(sender) = self.sip_domain(settings, from) else {
+    ) -> Result<&'s SipDomain, Denied> {
+        match self.sip_domain(settings, from) {
+            Some(domain) if may_send_for(domain, source) => Ok(domain),
+            Some(_) => Err(Denied::Unproven),
             // A partner's address that arrives on SIP is our own mapping, come back.
-            return Err(if place_of(&self.xmpp, from).is_some() { Denied::Mapped } else { Denied::Sender });
-        };
-        if !may_send_for(sender, source) {
-            return Err(Denied::Unproven);
+            None if place_of(&self.xmpp, from).is_some() => Err(Denied::Mapped),
+            None => Err(Denied::Sender),
         }
-        let recipient = self.xmpp_domain(settings, to).ok_or(Denied::Recipient)?;
-        Ok((sender, recipient))
     }
 
     /// May a stanza with these domains pass? Its stream proved `from` already.
@@ -235,16 +233,21 @@ pub fn hops_of(id: &str) -> Option<u8> {
 }
 
 /// How often the same text of the same conversation (thread, Call-ID) may pass within
-/// [`RETURN_WINDOW`]: a loop through XMPP brings it back unchanged within milliseconds.
-const RETURNS_MAX: u32 = 10;
+/// [`RETURN_WINDOW`]: a loop through XMPP brings it back unchanged within milliseconds,
+/// and nobody says the same thing so often.
+const RETURNS_MAX: u32 = 30;
 
-/// How often the same text may pass between the same two users within the window when
-/// the conversation changes each time, as some gateways make a new Call-ID a message.
-/// Far above what a person does, and below what a loop does.
-const RETURNS_ELSEWHERE_MAX: u32 = 1000;
-
-/// How long returns are counted together.
+/// How long returns of one conversation are counted together.
 const RETURN_WINDOW: Duration = Duration::from_secs(20);
+
+/// How often the same text may pass between the same two users within
+/// [`ELSEWHERE_WINDOW`] when the conversation changes each time, since some gateways
+/// make a new Call-ID for every message. Above what any sender of the same text but a
+/// loop comes to.
+const RETURNS_ELSEWHERE_MAX: u32 = 10_000;
+
+/// How long returns are counted together whatever their conversation.
+const ELSEWHERE_WINDOW: Duration = Duration::from_secs(60);
 
 /// How many messages two automatic repliers may exchange.
 const PING_PONG_MAX: u32 = 10;
@@ -299,9 +302,11 @@ struct PassedText {
     /// Of sender, recipient and body; 0 when free.
     key: u64,
     conversation: u64,
-    /// When the counts began.
+    /// When counting in this conversation began.
     since: Instant,
     in_conversation: u32,
+    /// When counting in all of them began.
+    all_since: Instant,
     in_all: u32,
 }
 
@@ -347,12 +352,12 @@ impl LoopGuard {
         let key = hash(&(message.from, message.to, message.body));
         let conversation = message.conversation.map_or(0, |conversation| hash(&conversation));
         let Some(entry) = slot(&mut self.texts, key, |entry| (entry.key, entry.since)) else { return false };
-        if entry.key != key || now.since(entry.since) > RETURN_WINDOW {
-            *entry = PassedText { key, conversation, since: now, in_conversation: 0, in_all: 0 };
+        if entry.key != key || now.since(entry.all_since) > ELSEWHERE_WINDOW {
+            *entry = PassedText { key, conversation, since: now, in_conversation: 0, all_since: now, in_all: 0 };
         }
-        if entry.conversation != conversation || conversation == 0 {
-            entry.conversation = conversation;
-            entry.in_conversation = 0;
+        let is_other = entry.conversation != conversation || message.conversation.is_none();
+        if is_other || now.since(entry.since) > RETURN_WINDOW {
+            (entry.conversation, entry.since, entry.in_conversation) = (conversation, now, 0);
         }
         if entry.in_conversation >= RETURNS_MAX || entry.in_all >= RETURNS_ELSEWHERE_MAX {
             return true;
@@ -442,15 +447,25 @@ mod tests {
         let routes = Routes::new(&settings);
         let voip = certificate(&["voip.example"]);
         let proxy = source(Transport::Tls, "192.0.2.1", Some(&voip));
-        let pass = |from, to, source| routes.from_sip(&settings, from, to, source).map(|_| ());
-        assert_eq!(pass("voip.example", "chat.example", &proxy), Ok(()));
-        assert_eq!(pass("voip.example", "more.example", &proxy), Ok(()));
-        assert_eq!(pass("voip.example", "nowhere.example", &proxy), Err(Denied::Recipient));
-        assert_eq!(pass("voip.example", "voip.example", &proxy), Err(Denied::Recipient));
-        assert_eq!(pass("forged.example", "chat.example", &proxy), Err(Denied::Sender));
-        assert_eq!(pass("chat.example", "voip.example", &proxy), Err(Denied::Mapped));
+        let pass = |from, source| routes.sip_sender(&settings, from, source).map(|_| ());
+        assert_eq!(pass("voip.example", &proxy), Ok(()));
+        assert_eq!(pass("forged.example", &proxy), Err(Denied::Sender));
+        assert_eq!(pass("chat.example", &proxy), Err(Denied::Mapped));
+        assert_eq!(pass("more.example", &proxy), Err(Denied::Mapped));
         let plain = source(Transport::Udp, "192.0.2.1", None);
-        assert_eq!(pass("voip.example", "chat.example", &plain), Err(Denied::Unproven));
+        assert_eq!(pass("voip.example", &plain), Err(Denied::Unproven));
+    }
+
+    #[test]
+    fn a_domain_is_found_on_its_side_only() {
+        let settings = settings();
+        let routes = Routes::new(&settings);
+        let partner = |domain| routes.xmpp_domain(&settings, domain).and_then(|found| found.partner);
+        assert_eq!(partner("more.example").map(|found| &*found.domain), Some("chat.example"));
+        assert_eq!(partner("voip.example"), None);
+        assert_eq!(partner("nowhere.example"), None);
+        assert!(routes.sip_domain(&settings, "voip.example").is_some());
+        assert!(routes.sip_domain(&settings, "chat.example").is_none());
     }
 
     #[test]
@@ -540,7 +555,7 @@ mod tests {
     fn req_7247_52_a_loop_that_loses_the_thread_is_stopped_too() {
         let mut guard = LoopGuard::new();
         let mut passed = 0;
-        for n in 0..2000 {
+        for n in 0..2 * RETURNS_ELSEWHERE_MAX {
             let thread = n.to_string();
             passed += u32::from(guard.pass(Instant::ZERO, &message("a@x", "b@y", &thread, "hi")).is_ok());
         }

@@ -401,6 +401,13 @@ mod tests {
     }
 
     #[test]
+    fn a_binary_part_that_looks_like_a_boundary_stays_one_part() {
+        let torture = include_bytes!("../../../tests/corpus/torture/mpart01.sip");
+        let body = torture.windows(4).position(|four| four == b"\r\n\r\n").expect("a body") + 4;
+        assert_eq!(text("multipart/mixed;boundary=\"r4ja\"", &torture[body..]).as_deref(), Ok("Moi mpart01"));
+    }
+
+    #[test]
     fn req_7572_28_cpim_is_unwrapped_whatever_it_wraps() {
         let cpim = b"Subject: s\n\nContent-Type: multipart/alternative;boundary=b\n\n--b\n\nhi\n--b--";
         let (kind, read) = content("message/cpim", cpim).expect("a message");
