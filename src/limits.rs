@@ -55,6 +55,16 @@ pub const STREAM_ATTRIBUTE_OCTETS_MAX: usize = 256;
 pub const STREAMS_MAX: usize = 1000;
 /// Share of the streams that strangers may hold, in percent.
 pub const STREAMS_UNPROVEN_PERCENT: usize = 25;
+/// Streams from one address that has not proved anything yet.
+pub const STREAMS_UNPROVEN_PER_ADDRESS_MAX: usize = 32;
+/// Domain pairs that stanzas are sent for, or wait for, at one time.
+pub const ROUTES_MAX: usize = 2048;
+/// Dialback keys of partners that are being confirmed at one time.
+pub const VERIFICATIONS_MAX: usize = 256;
+/// Those of one stream.
+pub const VERIFICATIONS_PER_STREAM_MAX: usize = 16;
+/// Longest dialback key of a partner, in octets.
+pub const DIALBACK_KEY_OCTETS_MAX: usize = 1024;
 /// Domain pairs proved on one stream by dialback.
 pub const STREAM_PAIRS_MAX: usize = 64;
 /// Stanzas that wait for a stream of one domain pair to open.

@@ -11,10 +11,226 @@
 //! that knowledge a stanza may have been shown already, so it is never sent again: its
 //! sender is told (promises P1 and P2).
 
-use crate::base::cx::Ticket;
+use super::ns;
+use super::route::{STANZA_WAIT_MAX, Suspended};
+use super::server::{Event, Server, Undelivered, route_of_side};
+use super::stream::{State, Stream};
+use super::stream_error::{StreamCondition, StreamFault};
+use crate::base::cx::{Cx, Ticket};
+use crate::base::outbox::Action;
+use crate::base::slab::Key;
+use crate::base::text::Escaped;
 use crate::base::time::{Instant, Wall};
+use crate::base::xml::Tag;
 use crate::limits;
+use core::time::Duration;
 use std::collections::VecDeque;
+
+/// The counts of a stream, and which stream it is now.
+#[derive(Debug)]
+pub(super) struct Session {
+    /// The counts.
+    pub(super) management: Management,
+    /// The stream; `None` while it is lost and not resumed.
+    stream: Option<Key>,
+}
+
+impl Server {
+    /// Acknowledgements begin on a stream. Without a place in the table the stream does
+    /// without them: the leaving of octets decides then.
+    pub(super) fn begin_session(&mut self, key: Key, resumption: Option<(String, u64)>) {
+        let resumption = resumption.map(|(id, seconds_max)| Resumption { id, seconds_max });
+        let management = Management { resumption, ..Management::default() };
+        let Ok(session) = self.sessions.insert(Session { management, stream: Some(key) }) else { return };
+        if let Some(stream) = self.streams.get_mut(key) {
+            stream.session = Some(session);
+        }
+    }
+
+    /// The partner wants acknowledgements on its stream. We do not offer to resume it:
+    /// what it sent and we did not handle is not known any more after a restart of ours.
+    pub(super) fn on_enable(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let had = self.streams.get(key).is_some_and(|stream| stream.session.is_some());
+        if !had {
+            self.begin_session(key, None);
+        }
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        if had || stream.session.is_none() {
+            let condition = if had { "unexpected-request" } else { "resource-constraint" };
+            refuse(cx, stream, condition);
+            return;
+        }
+        stream.write(cx, |w| Tag::begin(w, "enabled").namespace(ns::MANAGEMENT).empty());
+    }
+
+    /// The partner wants to take up a stream again, which we never offer.
+    pub(super) fn refuse_resume(&mut self, cx: &mut Cx<'_>, key: Key) {
+        if let Some(stream) = self.streams.get_mut(key) {
+            refuse(cx, stream, "item-not-found");
+        }
+    }
+
+    /// Tells the partner how much we handled.
+    pub(super) fn acknowledge(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        let Some(session) = stream.session.and_then(|session| self.sessions.get_mut(session)) else { return };
+        let handled = session.management.answer().to_string();
+        stream.write(cx, |w| Tag::begin(w, "a").namespace(ns::MANAGEMENT).attribute("h", &handled).empty());
+    }
+
+    /// Asks the partner how much it handled.
+    pub(super) fn ask(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        let Some(session) = stream.session.and_then(|session| self.sessions.get_mut(session)) else { return };
+        session.management.asked(cx.now);
+        stream.write(cx, |w| Tag::begin(w, "r").namespace(ns::MANAGEMENT).empty());
+        self.arm_outcome(key);
+    }
+
+    /// The partner says how much it handled.
+    pub(super) fn on_acknowledged(&mut self, cx: &mut Cx<'_>, key: Key, handled: u32) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        let stalled = stream.stalled;
+        let Some(session) = stream.session.and_then(|session| self.sessions.get_mut(session)) else { return };
+        session.management.answered();
+        let outcome = session.management.acknowledged(handled).map(|stanzas| {
+            let tickets = stanzas.filter_map(|stanza| stanza.ticket);
+            self.outcomes.extend(tickets.map(|ticket| Event::Delivered { ticket }));
+        });
+        if let Err(TooHigh { handled, sent }) = outcome {
+            cx.info(
+                "xmpp.sm.too-high",
+                format_args!("partner={} handled={handled} sent={sent} side=partner", Escaped(&stream.theirs)),
+            );
+            let fault = StreamFault::new(StreamCondition::UndefinedCondition, "more acknowledged than was sent");
+            let step = stream.fail_with(cx, fault, Some(("handled-count-too-high", ns::MANAGEMENT)));
+            self.on_step(cx, key, step);
+            return;
+        }
+        if session.management.should_ask() {
+            self.ask(cx, key);
+        }
+        if stalled {
+            self.unstall(cx, key);
+        }
+    }
+
+    /// The gateway is done with a stanza of the partner.
+    pub(super) fn finish(&mut self, cx: &mut Cx<'_>, session: Key, number: u32) {
+        let Some(held) = self.sessions.get_mut(session) else { return };
+        let owes = held.management.finish(number);
+        let is_busy = held.management.is_busy();
+        let Some(key) = held.stream else { return };
+        if owes {
+            self.acknowledge(cx, key);
+        }
+        if let Some(stream) = self.streams.get_mut(key).filter(|stream| stream.paused && !is_busy) {
+            stream.paused = false;
+            cx.out.push(Action::Reading { link: stream.link, on: true });
+        }
+    }
+
+    /// Is so much not handled yet that nothing more is read from the stream?
+    pub(super) fn must_pause(&mut self, cx: &mut Cx<'_>, key: Key) -> bool {
+        let Some(stream) = self.streams.get_mut(key) else { return false };
+        let session = stream.session.and_then(|session| self.sessions.get(session));
+        let is_busy = session.is_some_and(|session| session.management.is_busy());
+        if is_busy && !stream.paused {
+            stream.paused = true;
+            cx.out.push(Action::Reading { link: stream.link, on: false });
+        }
+        is_busy
+    }
+
+    /// A stream is gone. If it may be resumed its stanzas wait for that; else they may or
+    /// may not have arrived, and their senders are told.
+    pub(super) fn suspend_session(&mut self, cx: &mut Cx<'_>, stream: &Stream) {
+        let Some(session) = stream.session else { return };
+        let route = route_of_side(stream.side).and_then(|route| self.routes.get_mut(route));
+        let Some(held) = self.sessions.get_mut(session) else { return };
+        held.stream = None;
+        let within = held.management.resumption.as_ref().map(|r| Duration::from_secs(r.seconds_max));
+        let keep = stream.state != State::Closing && !self.is_shut && !held.management.is_settled();
+        match (route, within) {
+            (Some(route), Some(within)) if keep => {
+                // No longer than its senders wait: once they are told, nothing is resumed.
+                let until = cx.now.after(within.min(STANZA_WAIT_MAX));
+                route.suspended = Some(Suspended { session, until });
+            }
+            _ => self.lose_session(cx, session),
+        }
+    }
+
+    /// Gives up what was not acknowledged on a stream that is gone.
+    pub(super) fn lose_session(&mut self, cx: &mut Cx<'_>, session: Key) {
+        let Some(mut session) = self.sessions.remove(session) else { return };
+        for stanza in session.management.take_unacknowledged() {
+            self.undelivered(cx, stanza.ticket, Undelivered::StreamLost);
+        }
+    }
+
+    /// The partner took a stream up again: what it did not get is sent once more.
+    pub(super) fn resumed(&mut self, cx: &mut Cx<'_>, key: Key, handled: u32) {
+        for stanza in self.reconcile(cx, key, Some(handled)) {
+            self.transmit(cx, key, Stanza { again: true, ..stanza });
+        }
+    }
+
+    /// The partner does not take a stream up again. If it says how much it got, the rest
+    /// goes out on the new stream; if not, nothing is known of it.
+    pub(super) fn not_resumed(&mut self, cx: &mut Cx<'_>, key: Key, handled: Option<u32>) {
+        let left = self.reconcile(cx, key, handled);
+        let route = self.streams.get(key).and_then(|stream| route_of_side(stream.side));
+        for stanza in left.into_iter().rev() {
+            let again = Stanza { again: true, ..stanza };
+            match route.and_then(|route| self.routes.get_mut(route)) {
+                Some(route) if handled.is_some() => {
+                    route.octets += again.bytes.len();
+                    self.queued_octets += again.bytes.len();
+                    route.queue.push_front(again);
+                }
+                _ => self.undelivered(cx, again.ticket, Undelivered::StreamLost),
+            }
+        }
+    }
+
+    /// Takes the suspended session of a stream's route: what the partner has is delivered;
+    /// what it does not have, or may not have, is given back. After a resumption, when the
+    /// stream is proved, the session goes on; else it ends.
+    fn reconcile(&mut self, cx: &mut Cx<'_>, key: Key, handled: Option<u32>) -> VecDeque<Stanza> {
+        let Some(stream) = self.streams.get_mut(key) else { return VecDeque::new() };
+        let route = route_of_side(stream.side).and_then(|route| self.routes.get_mut(route));
+        let Some(Suspended { session, .. }) = route.and_then(|route| route.suspended.take()) else {
+            return VecDeque::new();
+        };
+        let goes_on = !stream.proved.is_empty();
+        let Some(held) = self.sessions.get_mut(session) else { return VecDeque::new() };
+        if let Some(Ok(stanzas)) = handled.map(|handled| held.management.acknowledged(handled)) {
+            let delivered = stanzas.filter_map(|stanza| stanza.ticket).map(|ticket| Event::Delivered { ticket });
+            self.outcomes.extend(delivered);
+        }
+        let left = held.management.take_unacknowledged();
+        if goes_on {
+            held.stream = Some(key);
+            stream.session = Some(session);
+        } else {
+            self.sessions.remove(session);
+        }
+        cx.info(
+            "xmpp.sm.reconciled",
+            format_args!("partner={} resumed={goes_on} left={}", Escaped(&stream.theirs), left.len()),
+        );
+        left
+    }
+}
+
+fn refuse(cx: &mut Cx<'_>, stream: &mut Stream, condition: &'static str) {
+    stream.write(cx, |w| {
+        Tag::begin(w, "failed").namespace(ns::MANAGEMENT).content(|w| {
+            Tag::begin(w, condition).namespace(ns::STANZA_ERRORS).empty();
+        });
+    });
+}
 
 /// A stanza of ours as it goes over the wire, with what is needed to send it later.
 #[derive(Debug)]

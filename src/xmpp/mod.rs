@@ -13,6 +13,8 @@ pub mod jid;
 mod management;
 pub mod ns;
 mod policy;
+mod route;
+mod routing;
 pub mod server;
 pub mod stanza;
 mod stream;

@@ -68,12 +68,16 @@ pub(super) struct Stream {
     pub(super) session: Option<Key>,
     /// Initiator: the stream to take up again, and how much of it we handled.
     pub(super) resume: Option<(String, u32)>,
+    /// Initiator: is the answer to `<resume/>` due?
+    resuming: bool,
+    /// Does a stanza wait for room on it?
+    pub(super) stalled: bool,
+    /// Did we stop reading, because too much is not handled yet?
+    pub(super) paused: bool,
     /// Which dialback keys of other streams are being confirmed over this one.
     pub(super) verifying: usize,
     /// The answerer's name for it.
     pub(super) id: String,
-    /// The language of stanzas that carry none.
-    pub(super) lang: Option<String>,
     /// Finds the pieces.
     pub(super) framer: Framer,
     /// The declarations of the peer's header.
@@ -316,9 +320,11 @@ impl Stream {
             bidi: false,
             session: None,
             resume: None,
+            resuming: false,
+            stalled: false,
+            paused: false,
             verifying: 0,
             id: String::new(),
-            lang: None,
             framer: Framer::new(),
             bindings: Bindings::default(),
             header_sent: false,
@@ -516,8 +522,7 @@ impl Stream {
         if self.state != State::Header {
             return self.fail(cx, StreamFault::new(StreamCondition::BadFormat, "header out of place"));
         }
-        self.bindings = header.bindings.clone();
-        self.lang.clone_from(&header.lang);
+        self.bindings = header.bindings.clone().with_lang(header.lang.as_deref());
         match self.side {
             Side::Initiator { .. } => self.on_answer_header(cx, policy, header),
             Side::Component { .. } => self.on_component_header(cx, policy, header),
@@ -875,7 +880,9 @@ impl Stream {
         }
         self.state = State::Enabling;
         let bidi = self.bidi;
-        match self.resume.take() {
+        let resume = self.resume.take();
+        self.resuming = resume.is_some();
+        match resume {
             Some((id, handled)) => self.write(cx, |w| {
                 Tag::begin(w, "resume")
                     .namespace(ns::MANAGEMENT)
@@ -1152,6 +1159,17 @@ impl Stream {
         });
     }
 
+    /// Receiving role, on a stream of ours: is this key yours?
+    pub(super) fn ask_about(&mut self, cx: &mut Cx<'_>, pair: &Pair, id: &str, key: &str) {
+        self.write(cx, |w| {
+            Tag::begin(w, "db:verify")
+                .attribute("from", &pair.ours)
+                .attribute("to", &pair.theirs)
+                .attribute("id", id)
+                .text(key);
+        });
+    }
+
     /// An element of stream management.
     fn on_management(&mut self, cx: &mut Cx<'_>, element: Node<'_>) -> Step {
         let handled = element.attribute("h").and_then(|h| h.trim().parse().ok());
@@ -1185,21 +1203,13 @@ impl Stream {
                 let _ = self.prove_first();
                 Step::Resumed(handled)
             }
-            ("failed", _) if self.resumes() => Step::NotResumed(handled),
+            ("failed", _) if self.resuming => {
+                let _ = self.enable(cx);
+                Step::NotResumed(handled)
+            }
             ("failed", _) => self.prove_first(),
             _ => self.fail(cx, StreamFault::new(StreamCondition::BadFormat, "stream management out of place")),
         }
-    }
-
-    /// Initiator: is the answer to `<resume/>` due? The server clears the mark.
-    fn resumes(&self) -> bool {
-        self.session.is_some()
-    }
-
-    /// Initiator: asks for acknowledgements after a stream could not be resumed.
-    pub(super) fn enable_anew(&mut self, cx: &mut Cx<'_>) {
-        self.session = None;
-        let _ = self.enable(cx);
     }
 
     // ---- The end ------------------------------------------------------------------
@@ -1291,6 +1301,16 @@ impl Stream {
         }
         self.end(cx);
         Step::Ended(Ended::new(Undelivered::Refused))
+    }
+
+    /// Says that we go down, and closes the link.
+    pub(super) fn say_goodbye(&mut self, cx: &mut Cx<'_>) {
+        if self.header_sent && self.state != State::Closing {
+            self.write(cx, |w| {
+                StreamFault::new(StreamCondition::SystemShutdown, "the gateway is shutting down").emit(w);
+            });
+        }
+        self.end(cx);
     }
 
     /// Sends the end tag, once; what comes until the peer's is still taken.
