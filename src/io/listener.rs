@@ -94,6 +94,13 @@ impl Listeners {
         }
     }
 
+    /// Closes those that take connections.
+    pub fn close_streams(&mut self) {
+        for place in &mut self.places {
+            drop(place.take_if(|open| !open.is_udp()));
+        }
+    }
+
     fn find(&mut self, wanted: &Listener) -> Option<&mut Open> {
         self.places
             .iter_mut()

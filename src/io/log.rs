@@ -10,7 +10,7 @@ use crate::base::counters::{Counter, Counters};
 use crate::base::outbox::Level;
 use crate::base::time::{Instant, Wall};
 use crate::limits::{LOG_LINES_PER_SECOND_MAX, LOG_REMEMBERED_MAX, LOG_SYSLOG_OCTETS_MAX};
-use core::fmt::Write as _;
+use core::fmt::{self, Write as _};
 use core::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
 use mio::net::{TcpStream, UdpSocket};
@@ -184,6 +184,24 @@ pub fn to_stderr() {
         .build();
     // It fails when the program has a log already: then that one is used.
     let _ = simplelog::WriteLogger::init(log::LevelFilter::Debug, config, io::stderr());
+}
+
+/// A sentence of ours or of a library as a field: in quotes, on one line.
+#[derive(Clone, Copy, Debug)]
+pub struct Quoted<'a>(pub &'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"")?;
+        for c in self.0.chars() {
+            match c {
+                '"' => f.write_str("'")?,
+                ' '..='~' => fmt::Write::write_char(f, c)?,
+                _ => f.write_str("?")?,
+            }
+        }
+        f.write_str("\"")
+    }
 }
 
 /// A line as RFC 5424 has it, facility daemon.

@@ -4,10 +4,11 @@
 //! - [`listener`]: sockets that take connections or datagrams.
 //! - [`link`]: one connection: what waits to be read and to be sent.
 //! - [`tls`]: our certificates, and the judgement of theirs; knows rustls.
-//! - [`log`]: lines on standard error and to syslog collectors.
+//! - [`store`]: files; [`log`]: lines on standard error and to syslog collectors.
 
 pub mod link;
 pub mod listener;
 pub mod log;
 pub mod reactor;
+pub mod store;
 pub mod tls;

@@ -15,7 +15,7 @@
 
 use super::link::{Fault, Input as Found, Link};
 use super::listener::{Listeners, Socket};
-use super::log::Log;
+use super::log::{Log, Quoted};
 use super::tls::{self, Tls};
 use crate::base::certificate::PeerCertificate;
 use crate::base::counters::{Counter, Counters};
@@ -176,6 +176,22 @@ impl Reactor {
         self.listeners.local_address(place)
     }
 
+    /// The time of the last reading of the clock.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Closes the listeners that take connections; datagrams still come, and answers
+    /// to what was sent with them.
+    pub fn stop_accepting(&mut self) {
+        self.listeners.close_streams();
+    }
+
+    /// Links that are no datagram sockets.
+    pub fn streams(&self) -> usize {
+        self.links.iter().filter(|(_, link)| !link.is_datagram()).count()
+    }
+
     /// Links at this time.
     pub fn links(&self) -> usize {
         self.links.len()
@@ -202,6 +218,12 @@ impl Reactor {
             let Self { now, wall, count, .. } = self;
             self.log.line(*now, *wall, count, level, code, &fields.to_string());
         }
+    }
+
+    /// Writes a line whatever level is kept: others wait for it.
+    pub fn announce(&mut self, code: &'static str, fields: fmt::Arguments<'_>) {
+        let Self { now, wall, count, .. } = self;
+        self.log.line(*now, *wall, count, Level::Info, code, &fields.to_string());
     }
 
     /// One turn. `deadline` is the gateway's, `handle` its door.
@@ -827,23 +849,6 @@ fn is_exhaustion(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let code = Errno::from_io_error(error);
     [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].into_iter().any(|errno| code == Some(errno))
-}
-
-/// A sentence of ours or of a library as a field: in quotes, on one line.
-struct Quoted<'a>(&'a str);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("\"")?;
-        for c in self.0.chars() {
-            match c {
-                '"' => f.write_str("'")?,
-                ' '..='~' => fmt::Write::write_char(f, c)?,
-                _ => f.write_str("?")?,
-            }
-        }
-        f.write_str("\"")
-    }
 }
 
 #[cfg(test)]

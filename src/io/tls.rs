@@ -17,6 +17,7 @@
 use crate::base::certificate::{CertificateFault, PeerCertificate};
 use crate::base::outbox::TlsRole;
 use crate::base::time::Wall;
+use core::fmt;
 use core::net::IpAddr;
 use core::time::Duration;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -53,6 +54,27 @@ pub struct Material<'a> {
     pub trust: &'a [(&'a str, &'a str)],
     /// `tls public-roots`.
     pub public_roots: bool,
+}
+
+/// A configured text that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unusable {
+    /// The path of the setting.
+    pub path: String,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.what)
+    }
+}
+
+impl From<Unusable> for String {
+    fn from(unusable: Unusable) -> Self {
+        unusable.to_string()
+    }
 }
 
 /// Our certificates, our trust, and the configurations made of them.
@@ -99,8 +121,8 @@ impl NotBegun {
 }
 
 impl Tls {
-    /// Reads the configured texts; an error is a sentence that names the setting.
-    pub fn new(material: &Material<'_>) -> Result<Self, String> {
+    /// Reads the configured texts.
+    pub fn new(material: &Material<'_>) -> Result<Self, Unusable> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let certificates: Vec<Ours> = material
             .certificates
@@ -109,16 +131,20 @@ impl Tls {
             .collect::<Result<_, _>>()?;
         let mut trusted = Vec::new();
         for (name, pem) in material.trust {
-            trusted.extend(chain_of(pem).map_err(|what| format!("tls trust {name}: {what}"))?);
+            let path = format!("tls trust {name}");
+            for certificate in chain_of(pem).map_err(|what| Unusable { path: path.clone(), what })? {
+                if let Err(e) = webpki::anchor_from_trusted_cert(&certificate) {
+                    return Err(Unusable { path, what: format!("a certificate cannot be a trust anchor ({e})") });
+                }
+                trusted.push(certificate);
+            }
         }
         let mut anchors: Vec<TrustAnchor<'static>> = Vec::new();
         if material.public_roots {
             anchors.extend_from_slice(webpki_roots::TLS_SERVER_ROOTS);
         }
         let mut subjects = Vec::new();
-        for certificate in &trusted {
-            let anchor = webpki::anchor_from_trusted_cert(certificate)
-                .map_err(|e| format!("tls trust: a certificate cannot be a trust anchor ({e})"))?;
+        for anchor in trusted.iter().filter_map(|certificate| webpki::anchor_from_trusted_cert(certificate).ok()) {
             subjects.push(DistinguishedName::in_sequence(&anchor.subject));
             anchors.push(anchor.to_owned());
         }
@@ -253,19 +279,20 @@ impl Tls {
 }
 
 impl Ours {
-    fn new(provider: &CryptoProvider, name: &str, chain: &str, key: &str) -> Result<Self, String> {
-        let chain = chain_of(chain).map_err(|what| format!("tls certificate {name} chain: {what}"))?;
+    fn new(provider: &CryptoProvider, name: &str, chain: &str, key: &str) -> Result<Self, Unusable> {
+        let unusable = |part: &str, what: String| Unusable { path: format!("tls certificate {name}{part}"), what };
+        let chain = chain_of(chain).map_err(|what| unusable(" chain", what))?;
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
-            .map_err(|_| format!("tls certificate {name} key: no private key in PEM form (PKCS#8, PKCS#1 or SEC1)"))?;
+            .map_err(|_| unusable(" key", "no private key in PEM form (PKCS#8, PKCS#1 or SEC1)".into()))?;
         let key = provider
             .key_provider
             .load_private_key(key)
-            .map_err(|e| format!("tls certificate {name} key: cannot be used ({e})"))?;
+            .map_err(|e| unusable(" key", format!("cannot be used ({e})")))?;
         let names = chain.first().map(names_of).unwrap_or_default();
         let certified = CertifiedKey::new(chain, key);
         match certified.keys_match() {
             Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
-            Err(_) => return Err(format!("tls certificate {name}: the key does not belong to the certificate")),
+            Err(_) => return Err(unusable("", "the key does not belong to the certificate".into())),
         }
         Ok(Self { key: Arc::new(certified), names })
     }
@@ -986,6 +1013,7 @@ pub(crate) mod tests {
             let trust = [("house", trust)];
             Tls::new(&Material { certificates: &certificates, trust: &trust, public_roots: false })
                 .expect_err("unusable")
+                .to_string()
         };
         assert!(of("", &a.key_pem(), &root.pem).starts_with("tls certificate main chain: holds no certificate"));
         assert!(of(&a.pem, "no key", &root.pem).starts_with("tls certificate main key: no private key"));
