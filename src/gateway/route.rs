@@ -186,9 +186,12 @@ pub fn may_send_for(domain: &SipDomain, source: &SipSource<'_>) -> bool {
         Some(hop) if hop.transport == NextHopTransport::Tls => {
             proves(source, &hop.host) || proves(source, &domain.domain)
         }
-        // A name would have to be asked from DNS: the operator has to name a peer.
+        // A name would have to be asked from DNS: the operator has to name a peer. One
+        // that is written to over UDP turns to TCP for large requests (RFC 3261 section
+        // 18.1.1).
         Some(hop) => {
-            source.transport == Transport::from(hop.transport)
+            let is_by_tcp = source.transport == Transport::Tcp;
+            (is_by_tcp || source.transport == Transport::from(hop.transport))
                 && literal_address(&hop.host)
                     .is_some_and(|address| address.to_canonical() == source.address.to_canonical())
         }
@@ -512,7 +515,11 @@ mod tests {
         let udp = sip_domain("voip.example", hop(NextHopTransport::Udp, "192.0.2.1"), Vec::new());
         assert!(may_send_for(&udp, &source(Transport::Udp, "::ffff:192.0.2.1", None)));
         assert!(!may_send_for(&udp, &source(Transport::Udp, "192.0.2.2", None)));
-        assert!(!may_send_for(&udp, &source(Transport::Tcp, "192.0.2.1", None)));
+        assert!(may_send_for(&udp, &source(Transport::Tcp, "192.0.2.1", None)));
+        assert!(!may_send_for(&udp, &source(Transport::Tls, "192.0.2.1", None)));
+        let tcp = sip_domain("voip.example", hop(NextHopTransport::Tcp, "[2001:db8::1]"), Vec::new());
+        assert!(may_send_for(&tcp, &source(Transport::Tcp, "2001:db8::1", None)));
+        assert!(!may_send_for(&tcp, &source(Transport::Udp, "2001:db8::1", None)));
     }
 
     #[test]
