@@ -96,6 +96,16 @@ pub const DNS_QUERIES_MAX: usize = 64;
 pub const DNS_CACHE_MAX: usize = 512;
 /// Addresses kept of one answer.
 pub const DNS_TARGETS_MAX: usize = 16;
+/// Records looked at in one answer.
+pub const DNS_RECORDS_MAX: usize = 512;
+/// Times one question is asked, each from a link of its own.
+pub const DNS_ATTEMPTS_MAX: usize = 3;
+/// Domains being located at one time.
+pub const DNS_LOCATES_MAX: usize = 256;
+/// Askers that wait for a domain to be located.
+pub const DNS_WAITERS_MAX: usize = 4096;
+/// Octets of all answers kept.
+pub const DNS_CACHE_OCTETS_MAX: usize = 512 * 1024;
 /// Longest CNAME chain followed.
 pub const DNS_ALIASES_MAX: usize = 8;
 
@@ -112,7 +122,7 @@ pub const LINK_SEND_OCTETS_MAX: usize = 512 * 1024;
 pub const LINK_RECEIVE_OCTETS_MAX: usize =
     if SIP_MESSAGE_OCTETS_MAX > STANZA_OCTETS_MAX + 1024 { SIP_MESSAGE_OCTETS_MAX } else { STANZA_OCTETS_MAX + 1024 };
 /// Links of all kinds at one time.
-pub const LINKS_MAX: usize = STREAMS_MAX + SIP_LINKS_MAX + DNS_QUERIES_MAX;
+pub const LINKS_MAX: usize = STREAMS_MAX + SIP_LINKS_MAX + DNS_QUERIES_MAX * DNS_ATTEMPTS_MAX;
 /// All octets that may wait on all links in both directions.
 pub const LINK_OCTETS_TOTAL_MAX: usize = 16 * 1024 * 1024;
 /// Octets read from one link before the others have their turn.
@@ -141,7 +151,7 @@ pub const MEMORY_MAX: usize = SIP_TRANSACTION_OCTETS_MAX
     + PENDING_OCTETS_MAX
     + LINK_OCTETS_TOTAL_MAX
     + (STREAMS_MAX + SIP_LINKS_MAX) * TLS_SESSION_OCTETS
-    + DNS_CACHE_MAX * DNS_TARGETS_MAX * 64
+    + DNS_CACHE_OCTETS_MAX
     + (SIP_SERVER_TRANSACTIONS_MAX + SIP_CLIENT_TRANSACTIONS_MAX + PENDING_MAX + DELIVERED_REMEMBERED_MAX) * 512;
 
 /// The smallest board has 128 MiB; half of it is ours.

@@ -114,6 +114,8 @@ counters! {
     DnsRefused = "dns.refused",
     /// DNS questions that no server answered.
     DnsTimeout = "dns.timeout",
+    /// Domains not looked up because too many were.
+    DnsOverload = "dns.overload",
     /// Messages stopped because they ran in a circle.
     Loop = "gateway.loop",
     /// Connections accepted and closed at once: a table was full.
