@@ -248,7 +248,6 @@ fn read(message: &Message<[u8]>, kind: Kind, name: String, no_such_name: bool) -
 
 /// Goes along the aliases from `name`: where they end, how many there were, and for
 /// how long they hold. The order of records in a message means nothing.
-#[expect(clippy::type_complexity, reason = "used once, taken apart at once")]
 fn follow(answer: RecordSection<'_, [u8]>, name: String) -> Option<Result<(String, usize, u32), &'static str>> {
     let mut aliases = Vec::new();
     for record in answer.take(DNS_RECORDS_MAX) {
