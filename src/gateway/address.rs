@@ -261,13 +261,14 @@ fn push_localpart_char(
     if c.is_control() {
         return Err(NotMapped::Character);
     }
-    if let Some((code, _)) = ESCAPES.iter().find(|(_, sign)| *sign == c && c != '\\') {
+    if c == '\\' {
+        *last_literal_backslash = Some(localpart.len());
+    } else if !c.is_ascii_alphanumeric()
+        && let Some((code, _)) = ESCAPES.iter().find(|(_, sign)| *sign == c)
+    {
         localpart.push('\\');
         localpart.push_str(code);
         return Ok(());
-    }
-    if c == '\\' {
-        *last_literal_backslash = Some(localpart.len());
     }
     localpart.push(c.to_ascii_lowercase());
     if let Some(at) = *last_literal_backslash

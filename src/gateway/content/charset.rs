@@ -51,6 +51,13 @@ impl Charset {
     /// Appends the text of `octets`. What is not of the charset becomes U+FFFD; when
     /// that is most of it, nothing was understood.
     pub(super) fn decode(self, octets: &[u8], out: &mut String) -> Result<(), Refusal> {
+        if self == Self::Utf8
+            && is_plain(octets)
+            && let Ok(text) = core::str::from_utf8(octets)
+        {
+            out.push_str(text);
+            return Ok(());
+        }
         let mut sink = Sink { out, last_was_return: false, characters: 0, replaced: 0 };
         match self {
             Self::Utf8 => {
@@ -78,6 +85,12 @@ impl Charset {
         }
         if sink.replaced * 2 > sink.characters { Err(Refusal::Malformed) } else { Ok(()) }
     }
+}
+
+/// Is there nothing in UTF-8 text that would have to change? Nearly all text is so.
+fn is_plain(octets: &[u8]) -> bool {
+    // 0xEF begins the byte order mark and the two characters that XML leaves out.
+    octets.iter().all(|octet| matches!(octet, b' '..=0xEE | 0xF0.. | b'\n' | b'\t'))
 }
 
 /// Where characters go: line ends made LF, illegal ones replaced.

@@ -2,6 +2,8 @@
 //! Call-ID, a language tag, and which of several bodies is sent.
 
 use crate::base::text::cut;
+use crate::base::xml::Node;
+use crate::xmpp::ns;
 
 /// Longest Call-ID that a thread may become, in octets (decision D-20).
 const CALL_ID_OCTETS_MAX: usize = 255;
@@ -78,18 +80,23 @@ pub fn pick_body<'a>(
     picked.map(|(place, language, _)| (place, language))
 }
 
+/// Does this child of a message say that its text is encrypted? Like [`is_encrypted`],
+/// but a hint (XEP-0380) that names OTR is none: OTR travels as text, which passes.
+pub fn encrypts(child: Node<'_>) -> bool {
+    let is_otr_hint = child.is("encryption", ns::ENCRYPTION) && child.attribute("namespace") == Some("urn:xmpp:otr:0");
+    is_encrypted(child.namespace(), child.name()) && !is_otr_hint
+}
+
 /// Is this the namespace of a payload that is encrypted end to end, so that whatever
 /// body stands beside it is no message (REQ-7572-33, REQ-XI-36)? `name` is the
-/// element's. OTR travels as text and is none of these.
+/// element's.
 pub fn is_encrypted(namespace: &str, name: &str) -> bool {
     match namespace {
-        "eu.siacs.conversations.axolotl" | "urn:xmpp:omemo:0" | "urn:xmpp:omemo:1" | "urn:xmpp:omemo:2" => {
-            name == "encrypted"
-        }
-        "urn:xmpp:openpgp:0" => name == "openpgp",
+        ns::OMEMO_LEGACY | "urn:xmpp:omemo:0" | "urn:xmpp:omemo:1" | ns::OMEMO => name == "encrypted",
+        ns::OPENPGP => name == "openpgp",
         "jabber:x:encrypted" => name == "x",
         "urn:ietf:params:xml:ns:xmpp-e2e" => name == "e2e",
-        "urn:xmpp:eme:0" => name == "encryption",
+        ns::ENCRYPTION => name == "encryption",
         _ => false,
     }
 }
@@ -146,5 +153,16 @@ mod tests {
         assert!(is_encrypted("eu.siacs.conversations.axolotl", "encrypted"));
         assert!(is_encrypted("urn:xmpp:eme:0", "encryption"));
         assert!(!is_encrypted("urn:xmpp:receipts", "request"));
+    }
+
+    #[test]
+    fn req_7572_33_otr_passes_as_text() {
+        use crate::base::xml::{Limits, Tree};
+        let mut tree = Tree::new();
+        for (namespace, encrypted) in [("urn:xmpp:otr:0", false), ("urn:xmpp:omemo:2", true)] {
+            let hint = format!("<encryption xmlns='urn:xmpp:eme:0' namespace='{namespace}'/>");
+            let hint = tree.parse_document(hint.as_bytes(), Limits::STANZA).expect("an element");
+            assert_eq!(encrypts(hint), encrypted, "{namespace}");
+        }
     }
 }
