@@ -131,6 +131,8 @@ pub const LINK_TURN_OCTETS_MAX: usize = 64 * 1024;
 pub const DATAGRAMS_PER_TURN_MAX: usize = 64;
 /// Connections accepted on one listener before the others have their turn.
 pub const ACCEPTS_PER_TURN_MAX: usize = 16;
+/// TLS handshakes carried on in one turn; each may cost a millisecond.
+pub const HANDSHAKES_PER_TURN_MAX: usize = 8;
 /// Seconds a connection may take to come up; the protocols may have less patience.
 pub const LINK_CONNECT_TIME_MAX_S: u64 = 30;
 /// Seconds a closed link may take to send what waits and to hear the other end close.

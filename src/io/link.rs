@@ -120,7 +120,8 @@ impl Fault {
 /// What one attempt to read found.
 #[derive(Debug)]
 pub enum Input {
-    /// So many octets, at the beginning of the buffer that was lent.
+    /// So many octets, at the beginning of the buffer that was lent; of a stream none
+    /// if TLS went on by a step and nothing came out of it.
     Octets(usize),
     /// The TLS handshake is done.
     Secured,
@@ -502,48 +503,46 @@ impl Link {
     }
 }
 
-/// Reads from a session; what it has decrypted first, then what the kernel has.
+/// Takes one step in reading from a session: what it has decrypted first, then what
+/// the kernel has.
 fn read_tls(
     stream: &mut TcpStream,
     session: &mut Connection,
     secured: &mut bool,
     buffer: &mut [u8],
 ) -> Result<Input, Fault> {
-    loop {
-        if *secured {
-            match session.reader().read(buffer) {
-                Ok(0) => return Ok(Input::End),
-                Ok(octets) => return Ok(Input::Octets(octets)),
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-                // The end without close_notify: both protocols know by themselves
-                // whether something is missing.
-                Err(e) if e.kind() == ErrorKind::UnexpectedEof => return Ok(Input::End),
-                Err(e) => return Err(Fault::system(&e)),
-            }
-        }
-        let ended = match retry(|| session.read_tls(stream)) {
-            Ok(octets) => octets == 0,
-            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(Input::Nothing),
+    if *secured {
+        match session.reader().read(buffer) {
+            Ok(0) => return Ok(Input::End),
+            Ok(octets) => return Ok(Input::Octets(octets)),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+            // The end without close_notify: both protocols know by themselves whether
+            // something is missing.
+            Err(e) if e.kind() == ErrorKind::UnexpectedEof => return Ok(Input::End),
             Err(e) => return Err(Fault::system(&e)),
-        };
-        if let Err(error) = session.process_new_packets() {
-            // The alert tells the peer what is wrong; it may be gone already.
-            let _ = write_tls(stream, session);
-            return Err(Fault::tls(error));
-        }
-        if session.wants_write() {
-            // The next part of the handshake, or the answer to a key update; what
-            // the kernel does not take now goes with the next flush.
-            write_tls(stream, session)?;
-        }
-        if !*secured && !session.is_handshaking() {
-            *secured = true;
-            return Ok(Input::Secured);
-        }
-        if ended && !*secured {
-            return Err(Fault::tls("the peer closed the connection during the handshake"));
         }
     }
+    let ended = match retry(|| session.read_tls(stream)) {
+        Ok(octets) => octets == 0,
+        Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(Input::Nothing),
+        Err(e) => return Err(Fault::system(&e)),
+    };
+    if let Err(error) = session.process_new_packets() {
+        // The alert tells the peer what is wrong; it may be gone already.
+        let _ = write_tls(stream, session);
+        return Err(Fault::tls(error));
+    }
+    // The next part of the handshake, or the answer to a key update; what the kernel
+    // does not take now goes with the next flush.
+    write_tls(stream, session)?;
+    if !*secured && !session.is_handshaking() {
+        *secured = true;
+        return Ok(Input::Secured);
+    }
+    if ended && !*secured {
+        return Err(Fault::tls("the peer closed the connection during the handshake"));
+    }
+    Ok(Input::Octets(0))
 }
 
 /// Writes what a session has to send; `false`: the kernel takes no more.

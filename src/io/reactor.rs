@@ -29,8 +29,8 @@ use crate::base::time::{Instant, Wall};
 use crate::base::timers::Timers;
 use crate::gateway::input::Input;
 use crate::limits::{
-    ACCEPTS_PER_TURN_MAX, DATAGRAMS_PER_TURN_MAX, LINK_CONNECT_TIME_MAX_S, LINK_LINGER_TIME_MAX_S,
-    LINK_OCTETS_TOTAL_MAX, LINK_TURN_OCTETS_MAX, LINKS_MAX,
+    ACCEPTS_PER_TURN_MAX, DATAGRAMS_PER_TURN_MAX, HANDSHAKES_PER_TURN_MAX, LINK_CONNECT_TIME_MAX_S,
+    LINK_LINGER_TIME_MAX_S, LINK_OCTETS_TOTAL_MAX, LINK_TURN_OCTETS_MAX, LINKS_MAX,
 };
 use crate::settings::Listener;
 use core::fmt;
@@ -43,6 +43,9 @@ use std::io;
 
 /// Octets read from a link at once: one TLS record.
 const READ_OCTETS: usize = 16 * 1024;
+/// What one step of reading counts at least, so that a peer gains nothing by empty
+/// TLS records or datagrams.
+const STEP_OCTETS: usize = 512;
 /// The largest datagram.
 const DATAGRAM_OCTETS_MAX: usize = 64 * 1024;
 /// Events taken from the kernel in one turn; the others come in the next.
@@ -422,12 +425,20 @@ impl Reactor {
     }
 
     fn read_links(&mut self, handle: &mut Handler<'_>) {
+        let mut handshakes = 0;
         for _ in 0..self.to_read.len() {
             let Some(key) = self.to_read.pop_front() else { break };
-            if let Some(link) = self.links.get_mut(key) {
-                link.listed_to_read = false;
-                self.read_link(key, handle);
+            let Some(link) = self.links.get_mut(key) else { continue };
+            link.listed_to_read = false;
+            if link.is_shaking() {
+                // A handshake costs as much as a thousand messages.
+                if handshakes == HANDSHAKES_PER_TURN_MAX {
+                    self.list_to_read(key);
+                    continue;
+                }
+                handshakes += 1;
             }
+            self.read_link(key, handle);
         }
     }
 
@@ -452,7 +463,7 @@ impl Reactor {
             }
             match found {
                 Ok(Found::Octets(count)) => {
-                    octets += count;
+                    octets += count.max(STEP_OCTETS);
                     self.deliver(key, buffer.get_mut(..count).unwrap_or_default(), handle);
                 }
                 Ok(Found::Secured) => self.secured(key, handle),
@@ -483,6 +494,9 @@ impl Reactor {
         }
         if link.is_datagram() {
             self.tell(handle, Input::Stream { link: id, bytes: fresh });
+            return;
+        }
+        if fresh.is_empty() && !link.has_unused() {
             return;
         }
         let mut unused = link.take_unused();

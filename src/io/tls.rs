@@ -1022,6 +1022,66 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn weak_signatures_are_no_proof() {
+        let later = Wall(1_900_000_000_000);
+        for (own, ca) in [(SHA1_LEAF, STRONG_CA), (LEAF_OF_RSA_1024, RSA_1024_CA)] {
+            let tls = Tls::new(&Material { certificates: &[], trust: &[("ca", ca)], public_roots: false })
+                .expect("good material");
+            let own = chain_of(own).expect("a certificate");
+            assert_eq!(tls.verdict(&own[0], &[], later), Err(CertificateFault::Bad));
+        }
+    }
+
+    // Made with openssl, which still signs so.
+    const STRONG_CA: &str = "-----BEGIN CERTIFICATE-----
+MIIBbjCCARWgAwIBAgIUInZhZl/L1gAkyJz4kxYUx14DV4owCgYIKoZIzj0EAwIw
+DDEKMAgGA1UEAwwBUjAgFw0yNjExMjMwMTE1MTdaGA8yMTI2MTAzMDAxMTUxN1ow
+DDEKMAgGA1UEAwwBUjBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABLyuWeOTyl0P
+7nhZDQOVUbcO0Gj2rCOHSAQQ8Gg5oK400XW+oyoIzauI4f6efhtPuF1zQFqzhaQz
+wB7hcDGSzDSjUzBRMB0GA1UdDgQWBBQHBkQz64+i6yT9nBlltmpA/ribZTAfBgNV
+HSMEGDAWgBQHBkQz64+i6yT9nBlltmpA/ribZTAPBgNVHRMBAf8EBTADAQH/MAoG
+CCqGSM49BAMCA0cAMEQCIFPQT5I93lWjqsZthE1n1U/ETkKrCETT5hfLwPaB/Z2w
+AiBTCQ/3qmE8Su8IWcN0jRD4W0qupQqm4jkEQQvLpVqWAg==
+-----END CERTIFICATE-----";
+
+    const SHA1_LEAF: &str = "-----BEGIN CERTIFICATE-----
+MIIBYzCCAQmgAwIBAgIBAjAJBgcqhkjOPQQBMAwxCjAIBgNVBAMMAVIwIBcNMjYx
+MTIzMDExNTE4WhgPMjEyNjEwMzAwMTE1MThaMAwxCjAIBgNVBAMMAWwwWTATBgcq
+hkjOPQIBBggqhkjOPQMBBwNCAAR0DTItDQnBhvPaQL73NLIs8cmSbcLVLU3JVhrT
+sb5zBQuzzMdjT5KAtsr1io63iBr1Lp2i74wiyttLULda4NLZo1swWTAXBgNVHREE
+EDAOggxjaGF0LmV4YW1wbGUwHQYDVR0OBBYEFM+fp85CjbIclDWdmlwavjVJc3cU
+MB8GA1UdIwQYMBaAFAcGRDPrj6LrJP2cGWW2akD+uJtlMAkGByqGSM49BAEDSQAw
+RgIhAOukoRBzwiMN5kL9TrHiAEm+o+D6Y56Ux03l2WFxwTORAiEAknGJ2B1vizOC
+rSQwNA0ur8JG48CSfhqOPSnDg2YOkVc=
+-----END CERTIFICATE-----";
+
+    const RSA_1024_CA: &str = "-----BEGIN CERTIFICATE-----
+MIIB9jCCAV+gAwIBAgIUP9dd5Z8yP1kt8QLRaLbQsfXvvLQwDQYJKoZIhvcNAQEL
+BQAwDDEKMAgGA1UEAwwBVzAgFw0yNjExMjMwMTE1MThaGA8yMTI2MTAzMDAxMTUx
+OFowDDEKMAgGA1UEAwwBVzCBnzANBgkqhkiG9w0BAQEFAAOBjQAwgYkCgYEAptoc
+A5nJH2KYKhi3GYrk7tt/6FwjYPU85F9i5KXfIK382C0UPDQfI1sCf7An8z+IoNEg
+0SLK/hJDhQf9A1Aaq3K8CdYEMG8fJ7HAivwzssMqOQEnuaUbaL4J42vdFYKfNJgC
+0wm8bvDmaj0wk5Dz3HFNlAqqJrJit1D5H3svansCAwEAAaNTMFEwHQYDVR0OBBYE
+FFPDl/mcPDPv2RJp7mIHeIk2ochCMB8GA1UdIwQYMBaAFFPDl/mcPDPv2RJp7mIH
+eIk2ochCMA8GA1UdEwEB/wQFMAMBAf8wDQYJKoZIhvcNAQELBQADgYEAJjg7IaeY
+jSJCF2uSjwkIT4Qg1dVwWOsvM91CxMhv7uwLtCfUhXpENe/owyPLW0PvGTo1k6Tn
+AjgddV6AYtbvhyGxM4CuNVc+KFL9oGgxdkgsjjSVN3uR+1pMU4wgMXuodOBchIP+
+cHk0xo4r0+z0sjYgUKMuyG9X54LNQX6E1TU=
+-----END CERTIFICATE-----";
+
+    const LEAF_OF_RSA_1024: &str = "-----BEGIN CERTIFICATE-----
+MIIBpDCCAQ2gAwIBAgIBAzANBgkqhkiG9w0BAQsFADAMMQowCAYDVQQDDAFXMCAX
+DTI2MTEyMzAxMTUxOFoYDzIxMjYxMDMwMDExNTE4WjAMMQowCAYDVQQDDAFsMFkw
+EwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEdA0yLQ0JwYbz2kC+9zSyLPHJkm3C1S1N
+yVYa07G+cwULs8zHY0+SgLbK9YqOt4ga9S6dou+MIsrbS1C3WuDS2aNbMFkwFwYD
+VR0RBBAwDoIMY2hhdC5leGFtcGxlMB0GA1UdDgQWBBTPn6fOQo2yHJQ1nZpcGr41
+SXN3FDAfBgNVHSMEGDAWgBRTw5f5nDwz79kSae5iB3iJNqHIQjANBgkqhkiG9w0B
+AQsFAAOBgQCmMJOe/mszxSW5dfgqzNMNMJbfD3LxI27QgO3I4wH7YYpyS/wgo+F0
+ggRwJ8YI/CjsZReUa7UwX1y3lZjOJq8VekGghqTHMTFclTJrJ0nlLMhL1dDeQrw6
+DMGjbOL9xVv9eocaPSQAozjj94pvYn9Wg0y2KIRRL1EZuuDg/3OkbQ==
+-----END CERTIFICATE-----";
+
+    #[test]
     fn der_that_lies_about_its_length_holds_no_name() {
         for der in [&[][..], &[0xA0], &[0xA0, 5, 0x0C, 1], &[0xA0, 0x84, 0, 0, 0, 1], &[0xA0, 3, 0x0C, 2, b'a']] {
             assert_eq!(other_name(der), None, "{der:?}");
