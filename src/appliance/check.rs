@@ -12,82 +12,98 @@ use std::collections::BTreeMap;
 
 /// Everything that refuses the configuration.
 pub(super) fn errors(config: &Config, lines: &Lines) -> Vec<Error> {
-    let mut errors = Vec::new();
-    let mut refuse = |line: usize, what: String, allowed: &str, example: &str| {
-        errors.push(Error { line, fault: Fault::new(what, allowed, example) });
-    };
-    let settings = &config.settings;
-    if settings.host_name.is_empty() {
-        let line = lines.line_of("system host-name");
-        refuse(
-            line,
-            "system host-name is missing".into(),
-            "the FQDN of the gateway",
-            "set system host-name gw.example",
-        );
+    let mut refused = Refused { lines, errors: Vec::new() };
+    if config.settings.host_name.is_empty() {
+        let what = "system host-name is missing".into();
+        refused.at("system host-name", what, "the FQDN of the gateway", "set system host-name gw.example");
     }
-    for partner in settings.partners.iter().filter(|partner| !partner.can_negotiate()) {
+    domains(config, &mut refused);
+    listeners(config, &mut refused);
+    certificates(config, &mut refused);
+    components(config, &mut refused);
+    refused.errors.sort_by_key(|error| error.line);
+    refused.errors
+}
+
+/// Errors collected, each put to the line of the path it is about.
+struct Refused<'a> {
+    lines: &'a Lines,
+    errors: Vec<Error>,
+}
+
+impl Refused<'_> {
+    fn at(&mut self, path: &str, what: String, allowed: &str, example: &str) {
+        self.push(self.lines.line_of(path), what, allowed, example);
+    }
+
+    fn push(&mut self, line: usize, what: String, allowed: &str, example: &str) {
+        self.errors.push(Error { line, fault: Fault::new(what, allowed, example) });
+    }
+}
+
+fn domains(config: &Config, refused: &mut Refused<'_>) {
+    for partner in config.settings.partners.iter().filter(|partner| !partner.can_negotiate()) {
         let path = format!("partner {}", partner.domain);
-        refuse(
-            lines.line_of(&path),
+        refused.at(
+            &path,
             format!("{path}: no stream can come about with these tls, sasl and dialback"),
             "sasl not not-supported with tls not not-supported, or dialback true with sasl not required",
             "set partner xmpp.example dialback true",
         );
     }
     for (domain, one, other) in claimed_twice(config) {
-        refuse(
-            lines.line_of_value(&other.0, &other.1),
+        refused.push(
+            refused.lines.line_of_value(&other.0, &other.1),
             format!("domain {domain} stands at '{}' and at '{}'", one.0, other.0),
             "each domain once: on SIP, or with one partner",
             "delete partner xmpp.example",
         );
     }
-    if settings.listeners.len() > limits::LISTENERS_MAX {
+}
+
+fn listeners(config: &Config, refused: &mut Refused<'_>) {
+    let all = &config.settings.listeners;
+    if all.len() > limits::LISTENERS_MAX {
         let allowed = format!("at most {} listeners", limits::LISTENERS_MAX);
-        refuse(lines.line_of("xmpp listen"), "too many listeners".into(), &allowed, "delete sip listen old");
+        refused.at("xmpp listen", "too many listeners".into(), &allowed, "delete sip listen old");
     }
-    for (at, listener) in settings.listeners.iter().enumerate() {
+    for (at, listener) in all.iter().enumerate() {
+        let path = format!("{} {}", listen_path(listener.kind), listener.name);
         let is_udp = |kind| kind == ListenerKind::SipUdp;
-        let same = settings.listeners[..at].iter().find(|other| {
+        let same = all[..at].iter().find(|other| {
             other.address == listener.address
                 && other.address.port() != 0
                 && is_udp(other.kind) == is_udp(listener.kind)
         });
         if let Some(other) = same {
             let what = format!("listeners {} and {} have one address, {}", other.name, listener.name, listener.address);
-            let path = format!("{} {}", listen_path(listener.kind), listener.name);
-            refuse(
-                lines.line_of(&path),
-                what,
-                "an address and port of its own",
-                "set sip listen edge tls:192.0.2.1:5061",
-            );
+            refused.at(&path, what, "an address and port of its own", "set sip listen edge tls:192.0.2.1:5061");
         }
         if config.tls.certificates.is_empty() && needs_certificate(config, listener.kind) {
-            let path = format!("{} {}", listen_path(listener.kind), listener.name);
-            refuse(
-                lines.line_of(&path),
+            refused.at(
+                &path,
                 format!("{path}: no certificate is set"),
                 "a listener with TLS together with tls certificate NAME chain and key",
                 r#"set tls certificate main chain "-----BEGIN CERTIFICATE-----\nMIIB...\n-----END CERTIFICATE-----\n""#,
             );
         }
     }
+}
+
+fn certificates(config: &Config, refused: &mut Refused<'_>) {
     for certificate in &config.tls.certificates {
         let path = format!("tls certificate {}", certificate.name);
         let example = format!(r#"set {path} key "-----BEGIN PRIVATE KEY-----\nMIIE...\n-----END PRIVATE KEY-----\n""#);
-        for (missing, name) in [(certificate.chain.is_empty(), "chain"), (certificate.key.is_empty(), "key")] {
-            if missing {
-                refuse(
-                    lines.line_of(&path),
-                    format!("{path}: its {name} is missing"),
-                    "chain and key together",
-                    &example,
-                );
+        for (is_missing, name) in [(certificate.chain.is_empty(), "chain"), (certificate.key.is_empty(), "key")] {
+            if is_missing {
+                refused.at(&path, format!("{path}: its {name} is missing"), "chain and key together", &example);
             }
         }
     }
+}
+
+fn components(config: &Config, refused: &mut Refused<'_>) {
+    let settings = &config.settings;
     for (at, component) in settings.components.iter().enumerate() {
         let path = format!("xmpp component {}", component.name);
         let missing = [
@@ -95,31 +111,24 @@ pub(super) fn errors(config: &Config, lines: &Lines) -> Vec<Error> {
             (component.secret.is_empty(), "secret", "\"a long secret\""),
             (component.domain.is_empty(), "domain", "sip.example"),
         ];
-        for (is_missing, name, example) in missing {
-            if is_missing {
-                let example = format!("set {path} {name} {example}");
-                refuse(
-                    lines.line_of(&path),
-                    format!("{path}: its {name} is missing"),
-                    "server, secret and domain",
-                    &example,
-                );
-            }
+        for (_, name, example) in missing.iter().filter(|(is_missing, ..)| *is_missing) {
+            let example = format!("set {path} {name} {example}");
+            refused.at(&path, format!("{path}: its {name} is missing"), "server, secret and domain", &example);
         }
-        let line = lines.line_of(&format!("{path} domain"));
         let domain = &component.domain;
-        if !domain.is_empty() && !settings.sip_domains.iter().any(|sip| sip.domain == *domain) {
-            let what = format!("{path}: {domain} is no SIP domain of ours");
-            let example = format!("set sip domain {domain}");
-            refuse(line, what, "a domain that also stands at sip domain", &example);
+        if domain.is_empty() {
+            continue;
         }
-        if settings.components[..at].iter().any(|other| other.domain == *domain && !domain.is_empty()) {
+        let place = format!("{path} domain");
+        if !settings.sip_domains.iter().any(|sip| sip.domain == *domain) {
+            let what = format!("{path}: {domain} is no SIP domain of ours");
+            refused.at(&place, what, "a domain that also stands at sip domain", &format!("set sip domain {domain}"));
+        }
+        if settings.components[..at].iter().any(|other| other.domain == *domain) {
             let what = format!("{path}: {domain} is served by another component");
-            refuse(line, what, "one component a domain", "delete xmpp component old");
+            refused.at(&place, what, "one component a domain", "delete xmpp component old");
         }
     }
-    errors.sort_by_key(|error| error.line);
-    errors
 }
 
 /// Path and value of a statement.

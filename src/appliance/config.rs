@@ -155,7 +155,11 @@ pub(super) fn restore<'a>(kept: impl IntoIterator<Item = (&'a str, &'a str)>) ->
     let mut lines = Lines::default();
     for (number, (path, value)) in (1..).zip(kept) {
         lines.last = number;
-        let words = path.split(' ').chain((!value.is_empty()).then_some(value)).map(String::from).collect();
+        let mut words: Vec<String> = path.split(' ').map(String::from).collect();
+        // A path without value has an empty one; so may text have.
+        if !matches!(find(&words), Ok(Found { row: Row { kind: Kind::Nothing(_), .. }, .. })) {
+            words.push(value.into());
+        }
         lines.set(words).map_err(|fault| Error { line: number, fault })?;
     }
     match lines.build() {
@@ -834,7 +838,7 @@ mod tests {
                 Kind::Truth(_) => pick(rng, &["true", "false"]),
                 Kind::Choice(words) => words[rng.below(words.len() as u64) as usize].0.into(),
                 Kind::Text(..) | Kind::Secret(_) => {
-                    Quoted(&pick(rng, &["plain", "two words", "q\"\\#", "ü<&>", "'"])).to_string()
+                    Quoted(&pick(rng, &["plain", "two words", "q\"\\#", "ü<&>", "'", ""])).to_string()
                 }
                 Kind::Certificates(_) => format!("\"{PEM}\""),
                 Kind::PrivateKey(_) => format!("\"{KEY}\""),
