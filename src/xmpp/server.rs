@@ -940,3 +940,6 @@ fn log_opened(cx: &mut Cx<'_>, stream: &Stream) {
         ),
     );
 }
+
+#[cfg(test)]
+mod tests;
