@@ -1,7 +1,344 @@
-//! The only code that knows both SIP and XMPP.
+//! The only code that knows both SIP and XMPP. One door: [`Gateway::handle`] takes one
+//! event and leaves all it causes in the outbox; [`Gateway::deadline`] says when it
+//! wants to be woken.
+//!
+//! `uas.rs` decides what a SIP request gets, `service.rs` what an iq or a presence
+//! gets, `message.rs` carries messages both ways; `pending.rs` remembers who asked.
 
 pub mod address;
 pub mod content;
 pub mod error;
 pub mod input;
+pub mod late;
+pub mod message;
+pub mod outgoing;
+pub mod pending;
 pub mod route;
+pub mod service;
+pub mod uas;
+
+use crate::base::counters::Counter;
+use crate::base::cx::Cx;
+use crate::base::net::{LinkId, ListenerId};
+use crate::base::slab::{Key, Slab};
+use crate::base::text::Escaped;
+use crate::base::time::Instant;
+use crate::base::xml::Tree;
+use crate::dns::locate::{Located, Locator, Service};
+use crate::limits::{SIP_CLIENT_TRANSACTIONS_MAX, STREAMS_MAX};
+use crate::settings::{ListenerKind, Settings};
+use crate::sip::endpoint::Endpoint;
+use crate::xmpp::server::Server;
+use input::Input;
+use ring::hmac;
+
+/// The gateway: one of everything.
+#[derive(Debug)]
+pub struct Gateway {
+    settings: Settings,
+    /// The settings' domains, indexed.
+    routes: route::Routes,
+    sip: Endpoint,
+    xmpp: Server,
+    dns: Locator,
+    /// Where stanzas are parsed into; lent out for the length of one event.
+    tree: Tree,
+    /// Messages on their way.
+    pending: pending::Table,
+    /// What `message.rs` keeps from one message to the next.
+    memory: message::Memory,
+    /// Who waits for an answer of the DNS.
+    asked: Slab<Asker>,
+    /// The program ends: nothing new is taken.
+    ending: bool,
+}
+
+/// Who asked where a domain is.
+#[derive(Clone, Copy, Debug)]
+enum Asker {
+    /// A SIP request.
+    Sip(Key),
+    /// An XMPP stream.
+    Xmpp(Key),
+}
+
+impl Gateway {
+    /// A gateway that obeys `settings`. `secret` is what dialback keys and hashes are
+    /// made from when the settings hold no dialback secret of their own: 32 octets or
+    /// more that nobody knows.
+    pub fn new(settings: Settings, secret: &[u8]) -> Self {
+        let secret = settings.xmpp.dialback_secret.as_deref().map_or(secret, str::as_bytes);
+        let hash_key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), b"hashes of addresses");
+        Self {
+            routes: route::Routes::new(&settings),
+            sip: Endpoint::new(&settings),
+            xmpp: Server::new(&settings, secret),
+            dns: Locator::new(&settings),
+            tree: Tree::default(),
+            pending: pending::Table::default(),
+            memory: message::Memory::new(hash_key.as_ref()),
+            asked: Slab::with_capacity(SIP_CLIENT_TRANSACTIONS_MAX + STREAMS_MAX),
+            ending: false,
+            settings,
+        }
+    }
+
+    /// Takes new settings: what they do not touch goes on undisturbed.
+    pub fn configure(&mut self, cx: &mut Cx<'_>, settings: Settings) {
+        self.settings = settings;
+        self.routes = route::Routes::new(&self.settings);
+        self.sip.configure(cx, &self.settings);
+        self.xmpp.configure(cx, &self.settings);
+        self.dns.configure(cx, &self.settings);
+        self.settle(cx);
+    }
+
+    /// The settings it obeys.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Takes one event; all it causes is in `cx.out` on return. Returns how many of
+    /// its octets were used: the rest is to be brought again, with more.
+    pub fn handle(&mut self, cx: &mut Cx<'_>, input: Input<'_>) -> usize {
+        let used = match input {
+            Input::Datagram { listener, from, bytes } => {
+                let length = bytes.len();
+                if let Some(event) = self.sip.datagram(cx, listener, from, bytes) {
+                    self.on_sip(cx, event);
+                }
+                length
+            }
+            Input::Stream { link, bytes } => self.on_stream(cx, link, bytes),
+            Input::Accepted { link, listener, from } => {
+                match self.listener_kind(listener) {
+                    Some(ListenerKind::XmppStartTls | ListenerKind::XmppDirectTls) => {
+                        self.xmpp.accepted(cx, link, listener, from);
+                    }
+                    Some(ListenerKind::SipTcp | ListenerKind::SipTls) => self.sip.accepted(cx, link, listener, from),
+                    Some(ListenerKind::SipUdp) | None => cx.out.abort(link),
+                }
+                0
+            }
+            Input::Opened { link } => {
+                if self.sip.owns(link) {
+                    self.sip.opened(cx, link);
+                } else if self.xmpp.owns(link) {
+                    self.xmpp.opened(cx, link);
+                } else {
+                    self.dns.opened(cx, link);
+                }
+                0
+            }
+            Input::Secured { link, peer } => {
+                if self.sip.owns(link) {
+                    self.sip.secured(cx, link, peer);
+                } else {
+                    self.xmpp.secured(cx, link, peer);
+                }
+                0
+            }
+            Input::Drained { link, sent } => {
+                if self.sip.owns(link) {
+                    self.sip.drained(cx, link, sent);
+                } else {
+                    self.xmpp.drained(cx, link, sent);
+                }
+                0
+            }
+            Input::Closed { link, why } => {
+                if self.sip.owns(link) {
+                    self.sip.closed(cx, link, why);
+                } else if self.xmpp.owns(link) {
+                    self.xmpp.closed(cx, link, why);
+                } else {
+                    self.dns.closed(cx, link, why);
+                }
+                0
+            }
+            Input::Timeout => {
+                self.sip.timeout(cx);
+                self.xmpp.timeout(cx);
+                self.dns.timeout(cx);
+                self.on_error_wait_over(cx);
+                0
+            }
+            Input::Shutdown => {
+                self.shutdown(cx);
+                0
+            }
+        };
+        self.settle(cx);
+        used
+    }
+
+    /// When `Input::Timeout` is next due.
+    pub fn deadline(&self) -> Option<Instant> {
+        [self.sip.deadline(), self.xmpp.deadline(), self.dns.deadline(), self.pending.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// How many messages are on their way: 0 at a quiet moment.
+    pub fn messages_under_way(&self) -> usize {
+        self.pending.len()
+    }
+
+    fn listener_kind(&self, listener: ListenerId) -> Option<ListenerKind> {
+        self.settings.listeners.get(usize::from(listener.0)).map(|listener| listener.kind)
+    }
+
+    /// Feeds a stream to its owner, one message or stanza at a time. Outcomes are
+    /// settled in between, so that what a stanza causes goes out before the next.
+    fn on_stream(&mut self, cx: &mut Cx<'_>, link: LinkId, bytes: &mut [u8]) -> usize {
+        let mut used = 0;
+        while used < bytes.len() {
+            let rest = &mut bytes[used..];
+            let step = if self.sip.owns(link) {
+                let (step, event) = self.sip.stream(cx, link, rest);
+                if let Some(event) = event {
+                    self.on_sip(cx, event);
+                }
+                step
+            } else if self.xmpp.owns(link) {
+                // The event borrows from the tree, so the tree leaves the gateway for
+                // as long as the event lives; an empty tree costs nothing.
+                let mut tree = core::mem::take(&mut self.tree);
+                let (step, event) = self.xmpp.receive(cx, link, rest, &mut tree);
+                if let Some(event) = event {
+                    self.on_xmpp(cx, event);
+                }
+                self.tree = tree;
+                step
+            } else {
+                self.dns.receive(cx, link, rest)
+            };
+            if step == 0 {
+                break;
+            }
+            used += step;
+            self.settle(cx);
+        }
+        used
+    }
+
+    /// Lets every outcome that has no message of its own find its way, until there is
+    /// none left.
+    fn settle(&mut self, cx: &mut Cx<'_>) {
+        loop {
+            if let Some(event) = self.sip.poll() {
+                self.on_sip(cx, event);
+            } else if let Some(event) = self.xmpp.poll() {
+                self.on_xmpp(cx, event);
+            } else if let Some(located) = self.dns.poll() {
+                self.on_located(cx, &located);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn on_sip(&mut self, cx: &mut Cx<'_>, event: crate::sip::endpoint::Event<'_>) {
+        use crate::sip::endpoint::Event;
+        match event {
+            Event::Request { transaction, message, source } => self.on_request(cx, transaction, &message, &source),
+            Event::Response { ticket, message } => self.on_response(cx, ticket, &message),
+            Event::Failed { ticket, failure } => self.on_sip_failure(cx, ticket, failure),
+            // No INVITE is accepted, so nothing of one is waited for.
+            Event::Cancelled { .. } | Event::Acknowledged { .. } | Event::Unacknowledged { .. } => {}
+            Event::Locate { request, place } => {
+                let service = Service::Sip {
+                    host: &place.host,
+                    port: place.port,
+                    transport: place.transport,
+                    secure_only: place.sips,
+                };
+                self.locate(cx, Asker::Sip(request), &service);
+            }
+        }
+    }
+
+    fn on_xmpp(&mut self, cx: &mut Cx<'_>, event: crate::xmpp::server::Event<'_>) {
+        use crate::xmpp::server::Event;
+        match event {
+            Event::Stanza { handle, stanza } => self.on_stanza(cx, handle, &stanza),
+            Event::Delivered { ticket } => self.on_delivered(cx, ticket),
+            Event::Undelivered { ticket, why } => self.on_undelivered(cx, ticket, why),
+            Event::Locate { place, domain, proxy } => {
+                let service = match &proxy {
+                    Some((host, port)) => {
+                        Service::Host { host, port: port.unwrap_or(5269), transport: crate::base::net::Transport::Tcp }
+                    }
+                    None => Service::XmppServer { domain: &domain },
+                };
+                self.locate(cx, Asker::Xmpp(place), &service);
+            }
+        }
+    }
+
+    fn locate(&mut self, cx: &mut Cx<'_>, asker: Asker, service: &Service<'_>) {
+        let Ok(key) = self.asked.insert(asker) else {
+            cx.refuse(Counter::DnsTimeout, "dns.full", format_args!("side=ours cause=too-many-questions"));
+            return self.tell_asker(cx, asker, Err(crate::base::net::NotLocated::NoAnswer));
+        };
+        if let Some(located) = self.dns.locate(cx, *service, key.to_bits()) {
+            self.on_located(cx, &located);
+        }
+    }
+
+    fn on_located(&mut self, cx: &mut Cx<'_>, located: &Located) {
+        let Some(asker) = self.asked.remove(Key::from_bits(located.token)) else { return };
+        self.tell_asker(cx, asker, located.result.as_deref().map_err(|why| *why));
+    }
+
+    fn tell_asker(
+        &mut self,
+        cx: &mut Cx<'_>,
+        asker: Asker,
+        result: Result<&[crate::base::net::Target], crate::base::net::NotLocated>,
+    ) {
+        match asker {
+            Asker::Sip(request) => self.sip.located(cx, request, result),
+            Asker::Xmpp(place) => self.xmpp.located(cx, place, result),
+        }
+    }
+
+    /// Ends in good order: who waits is told, then the streams close.
+    fn shutdown(&mut self, cx: &mut Cx<'_>) {
+        if core::mem::replace(&mut self.ending, true) {
+            return;
+        }
+        cx.info("gateway.ending", format_args!("messages={}", self.pending.len()));
+        self.give_up_all(cx);
+        self.xmpp.shutdown(cx);
+    }
+}
+
+/// An address in a log line, as `system privacy` wants it.
+pub(crate) struct Named<'a> {
+    /// The address, `user@domain` or a URI.
+    pub(crate) address: &'a str,
+    /// How it may appear.
+    pub(crate) privacy: crate::settings::Privacy,
+    /// The key of the hash.
+    pub(crate) key: &'a [u8],
+}
+
+impl core::fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        use crate::settings::Privacy;
+        let (user, rest) = self.address.rsplit_once('@').unwrap_or(("", self.address));
+        let domain = rest.split(['/', ';', '>']).next().unwrap_or(rest);
+        match self.privacy {
+            Privacy::Full => Escaped(self.address).fmt(f),
+            Privacy::Domain => Escaped(domain).fmt(f),
+            Privacy::Hash => {
+                let key = hmac::Key::new(hmac::HMAC_SHA256, self.key);
+                let tag = hmac::sign(&key, user.as_bytes());
+                let short = tag.as_ref().get(..6).unwrap_or_default();
+                write!(f, "{}@{}", crate::base::text::hex_lower(short), Escaped(domain))
+            }
+        }
+    }
+}

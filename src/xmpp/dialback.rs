@@ -95,8 +95,7 @@ impl Server {
             (stream.ours, stream.theirs) = (pair.ours.clone(), pair.theirs.clone());
         }
         let id = stream.id.clone();
-        let verification =
-            Verification { shown_on: key, id, pair: pair.clone(), key: shown, asked_on: None, tries: 0 };
+        let verification = Verification { shown_on: key, id, pair: pair.clone(), key: shown, asked_on: None, tries: 0 };
         let Ok(verification) = self.verifications.insert(verification) else { return };
         self.set_verification_timer(verification, Some(cx.now.after(VERIFICATION_MAX)));
         match self.route_or_new(cx, &pair.ours, &pair.theirs) {

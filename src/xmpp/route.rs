@@ -122,8 +122,7 @@ impl Route {
 
     /// Is there room for one more stanza?
     pub(super) fn has_room(&self, octets: usize) -> bool {
-        self.queue.len() < limits::STREAM_QUEUE_STANZAS_MAX
-            && self.octets + octets <= limits::STREAM_QUEUE_OCTETS_MAX
+        self.queue.len() < limits::STREAM_QUEUE_STANZAS_MAX && self.octets + octets <= limits::STREAM_QUEUE_OCTETS_MAX
     }
 
     /// Notes a failure; the gravest one is what senders are told in the end.
@@ -153,7 +152,8 @@ impl Route {
     /// When something has to happen here if nothing else does before.
     pub(super) fn deadline(&self, establishment: Duration) -> Option<Instant> {
         let waiting = self.queue.front().map(|stanza| stanza.since.after(STANZA_WAIT_MAX));
-        let attempt = matches!(self.stage, Stage::Locating | Stage::Opening(_)).then(|| self.since.after(establishment));
+        let attempt =
+            matches!(self.stage, Stage::Locating | Stage::Opening(_)).then(|| self.since.after(establishment));
         let joining = self.joining.map(|(_, since)| since.after(JOIN_MAX));
         let blocked = self.blocked.map(|(until, _)| until);
         let suspended = self.suspended.as_ref().map(|suspended| suspended.until);
@@ -162,8 +162,12 @@ impl Route {
 
     /// Is there nothing left to remember?
     pub(super) fn is_spent(&self) -> bool {
-        self.stage == Stage::Idle && self.carrier.is_none() && self.blocked.is_none() && !self.is_component()
-            && !self.wants_stream() && self.joining.is_none()
+        self.stage == Stage::Idle
+            && self.carrier.is_none()
+            && self.blocked.is_none()
+            && !self.is_component()
+            && !self.wants_stream()
+            && self.joining.is_none()
     }
 }
 

@@ -380,7 +380,8 @@ impl Server {
     /// Proves ourselves on a negotiated stream once something waits to be carried.
     fn authenticate(&mut self, cx: &mut Cx<'_>, key: Key, stream: Key) {
         let wants = self.routes.get(key).is_some_and(Route::wants_carrier);
-        let Some(stream_state) = self.streams.get_mut(stream).filter(|stream| wants && stream.can_authenticate()) else {
+        let Some(stream_state) = self.streams.get_mut(stream).filter(|stream| wants && stream.can_authenticate())
+        else {
             return;
         };
         stream_state.authenticate(cx, &self.policy);

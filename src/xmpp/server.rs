@@ -919,7 +919,9 @@ pub(super) const fn route_of_side(side: Side) -> Option<Key> {
 fn log_opened(cx: &mut Cx<'_>, stream: &Stream) {
     let (protocol, certificate) = match &stream.channel {
         Channel::Clear => ("none", "none"),
-        Channel::Secure { peer, believed } => (peer.protocol.as_str(), if *believed { "believed" } else { "not-believed" }),
+        Channel::Secure { peer, believed } => {
+            (peer.protocol.as_str(), if *believed { "believed" } else { "not-believed" })
+        }
     };
     let proof = match stream.side {
         Side::Component { .. } => "handshake",

@@ -1,0 +1,709 @@
+//! Single messages both ways (RFC 7572): MESSAGE -> `<message/>` and back, and how
+//! each outcome reaches the side that has to know it.
+//!
+//! Promise P1 rules the answers: the 200 to a MESSAGE waits until the stanza was
+//! delivered (acknowledged, or drained to a live stream), and a stanza is handed back
+//! for acknowledgement only when SIP gave its final answer. Counters: every message
+//! taken in ends as delivered, failed, refused or nothing (P8).
+
+use super::content::{self, Body, Content, Text};
+use super::outgoing::Outgoing;
+use super::pending::{ImdnRequest, NoRoom, Origin, Pending, ToSip, ToXmpp, Trace};
+use super::route::{self, HOPS_MAX, LoopGuard, Passing};
+use super::uas::Answer;
+use super::{Gateway, Named, address, error};
+use crate::base::counters::Counter;
+use crate::base::cx::{Cx, Ticket};
+use crate::base::outbox::Writer;
+use crate::base::rng::Token;
+use crate::base::slab::Key;
+use crate::base::text::Escaped;
+use crate::base::time::Wall;
+use crate::base::xml::{Node, Tag};
+use crate::limits::SIP_PAGER_OCTETS_MAX;
+use crate::sip;
+use crate::sip::endpoint::{Failure, Refused};
+use crate::xmpp::jid::Jid;
+use crate::xmpp::ns;
+use crate::xmpp::server::{Handle, Undelivered};
+use crate::xmpp::stanza::{Condition, Head, Kind, Stanza, StanzaError};
+use core::hash::Hasher as _;
+use core::time::Duration;
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::hash::DefaultHasher;
+
+/// Threads that are no legal Call-ID, remembered with the Call-ID made for them.
+const THREADS_MAX: usize = 256;
+/// Longest Subject that is made, in octets.
+const SUBJECT_OCTETS_MAX: usize = 256;
+/// A Date older than this becomes `<delay/>` (REQ-7572-22), in milliseconds.
+const DELAY_MIN_MS: i64 = 60_000;
+
+/// What is kept from one message to the next.
+#[derive(Debug)]
+pub(super) struct Memory {
+    /// Key of the hashes that nobody outside may foresee.
+    pub(super) hash_key: Vec<u8>,
+    /// The last CSeq number given.
+    cseq: u32,
+    /// (Call-ID made, thread it stands for, pair), oldest first.
+    threads: VecDeque<(String, String, u64)>,
+    /// Stops messages that run in circles.
+    pub(super) loops: LoopGuard,
+    /// Where bodies are read into.
+    text: Text,
+}
+
+impl Memory {
+    pub(super) fn new(hash_key: &[u8]) -> Self {
+        Self {
+            hash_key: hash_key.to_vec(),
+            cseq: 0,
+            threads: VecDeque::new(),
+            loops: LoopGuard::default(),
+            text: Text::default(),
+        }
+    }
+
+    /// A number that rises with every message and, being drawn from the clock at the
+    /// start, across restarts too: messages of one Call-ID keep rising CSeq numbers
+    /// with nothing remembered (RFC 3428 section 8).
+    pub(super) fn next_cseq(&mut self, wall: Wall) -> u32 {
+        const LATE_2025: i64 = 1_760_000_000;
+        if self.cseq == 0 {
+            self.cseq = (wall.seconds() - LATE_2025).clamp(1, 1 << 30) as u32;
+        }
+        self.cseq = if self.cseq >= (1 << 31) - 1 { 1 } else { self.cseq + 1 };
+        self.cseq
+    }
+
+    /// A number for a pair of texts that an outsider cannot foresee.
+    fn pair(&self, from: &str, to: &str) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&self.hash_key);
+        hasher.write(from.as_bytes());
+        hasher.write_u8(0xFF);
+        hasher.write(to.as_bytes());
+        hasher.finish()
+    }
+
+    /// The Call-ID for a thread (D-20): the thread itself when it is legal as one,
+    /// else one made up and remembered for this pair.
+    fn call_id(&mut self, cx: &mut Cx<'_>, thread: Option<&str>, pair: u64) -> String {
+        let Some(thread) = thread.filter(|thread| !thread.is_empty()) else { return new_call_id(cx) };
+        if let Some(call_id) = content::call_id(thread) {
+            return call_id.to_owned();
+        }
+        if let Some((call_id, ..)) = self.threads.iter().find(|(_, t, p)| t == thread && *p == pair) {
+            return call_id.clone();
+        }
+        let call_id = new_call_id(cx);
+        if self.threads.len() == THREADS_MAX {
+            self.threads.pop_front();
+        }
+        let kept = crate::base::text::cut(thread, 1024).to_owned();
+        self.threads.push_back((call_id.clone(), kept, pair));
+        call_id
+    }
+
+    /// The thread that a Call-ID stands for.
+    fn thread<'a>(&'a self, call_id: &'a str) -> &'a str {
+        self.threads.iter().find(|(made, ..)| made == call_id).map_or(call_id, |(_, thread, _)| thread)
+    }
+}
+
+/// SIP -> XMPP.
+impl Gateway {
+    /// A MESSAGE that passed the checks of every request: its sender's domain is
+    /// proved and its target's domain is a partner's.
+    pub(super) fn message_from_sip(
+        &mut self,
+        cx: &mut Cx<'_>,
+        transaction: Key,
+        message: &sip::message::Message<'_>,
+        from: &Jid,
+        to: &Jid,
+    ) {
+        let mut text = core::mem::take(&mut self.memory.text);
+        text.clear();
+        let outcome = self.try_message_from_sip(cx, transaction, message, from, to, &mut text);
+        self.memory.text = text;
+        if let Err(answer) = outcome {
+            self.answer_message(cx, transaction, message, &answer);
+        }
+    }
+
+    fn try_message_from_sip(
+        &mut self,
+        cx: &mut Cx<'_>,
+        transaction: Key,
+        message: &sip::message::Message<'_>,
+        from: &Jid,
+        to: &Jid,
+        text: &mut Text,
+    ) -> Result<(), Answer> {
+        let hops = message.max_forwards().unwrap_or(HOPS_MAX);
+        if hops == 0 {
+            return Err(Answer::new(483, "Too Many Hops", Counter::Loop));
+        }
+        let date = message.header("Date").and_then(content::date::parse_sip);
+        if is_past(message.header("Expires"), date, cx.wall) {
+            return Err(Answer::new(200, "OK, but its time was over", Counter::SipMessageNothing));
+        }
+        let body = Body {
+            content_type: message.header("Content-Type"),
+            content_encoding: message.header("Content-Encoding"),
+            transfer_encoding: message.header("Content-Transfer-Encoding"),
+            disposition: message.header("Content-Disposition"),
+            octets: message.body(),
+        };
+        let content = content::read(&body, text).map_err(Answer::of_content)?;
+        if content != Content::Message || text.body.is_empty() {
+            return Err(Answer::new(200, "OK", Counter::SipMessageNothing));
+        }
+        let call_id = message.call_id();
+        let passing = Passing { from: from.bare(), to: to.bare(), conversation: Some(call_id), body: &text.body };
+        if let Err(circle) = self.memory.loops.pass(cx.now, &passing) {
+            return Err(Answer::new(482, circle.reason(), Counter::Loop));
+        }
+
+        let mut id = String::with_capacity(24);
+        route::stanza_id(hops - 1, cx.rng.token::<16>().as_str(), &mut id);
+        let imdn = text.notification.negative_delivery.then(|| ImdnRequest {
+            message_id: core::mem::take(&mut text.notification.message_id),
+            date_time: text.sent.unwrap_or(cx.wall),
+        });
+        let trace = Trace { id, from: from.as_str().into(), to: to.as_str().into(), imdn };
+        let stanza = FromSip {
+            id: &trace.id,
+            from: from.as_str(),
+            to: to.as_str(),
+            language: message.header("Content-Language").and_then(content::outward::first_language),
+            subject: Some(text.subject.as_str())
+                .filter(|subject| !subject.is_empty())
+                .or_else(|| message.header("Subject"))
+                .filter(|subject| !subject.trim().is_empty()),
+            thread: self.memory.thread(call_id),
+            body: &text.body,
+            xhtml: Some(text.xhtml.as_str()).filter(|xhtml| !xhtml.is_empty()),
+            delay: date.or(text.sent).filter(|date| cx.wall.0 - date.0 > DELAY_MIN_MS),
+            sip_domain: from.domain(),
+        };
+        let ticket = self
+            .pending
+            .enter_to_xmpp(transaction, trace.clone())
+            .map_err(|_| Answer::overload("Too Many Messages On Their Way"))?;
+        let sent = self.xmpp.send(cx, Some(ticket), from.domain(), to.domain(), |w| stanza.emit(w));
+        if let Err(refused) = sent {
+            self.pending.take(ticket);
+            let answer = Answer::of_refused(refused);
+            self.log_undelivered(cx, to.domain(), &answer, format_args!("{refused:?}"));
+            return Err(answer);
+        }
+        Ok(())
+    }
+
+    /// Ends a MESSAGE with an answer that is decided before XMPP took anything.
+    fn answer_message(
+        &mut self,
+        cx: &mut Cx<'_>,
+        transaction: Key,
+        message: &sip::message::Message<'_>,
+        answer: &Answer,
+    ) {
+        match answer.counter {
+            Counter::SipMessageNothing => cx.count(Counter::SipMessageNothing),
+            // Counted and logged where it failed.
+            Counter::SipMessageFailed => {}
+            counter => {
+                cx.count(Counter::SipMessageRefused);
+                if counter != Counter::SipMessageRefused {
+                    cx.count(counter);
+                }
+            }
+        }
+        if answer.status >= 300 {
+            self.log_refusal(cx, message, answer);
+        }
+        self.respond(cx, transaction, answer);
+    }
+
+    /// The stanza of a MESSAGE was delivered.
+    pub(super) fn on_delivered(&mut self, cx: &mut Cx<'_>, ticket: Ticket) {
+        let Some(Pending::ToXmpp(entry)) = self.pending.get_mut(ticket) else { return };
+        let wait = self.settings.message.error_wait_s;
+        if wait > 0 {
+            entry.delivered = true;
+            self.pending.wait(ticket, cx.now.after(Duration::from_secs(u64::from(wait))));
+        } else {
+            self.say_ok(cx, ticket);
+        }
+    }
+
+    /// `message error-wait` is over for some messages: no error came.
+    pub(super) fn on_error_wait_over(&mut self, cx: &mut Cx<'_>) {
+        while let Some(ticket) = self.pending.pop_due(cx.now) {
+            self.say_ok(cx, ticket);
+        }
+    }
+
+    fn say_ok(&mut self, cx: &mut Cx<'_>, ticket: Ticket) {
+        let Some(Pending::ToXmpp(ToXmpp { transaction, trace, .. })) = self.pending.take(ticket) else { return };
+        cx.count(Counter::SipMessageDelivered);
+        if let Some(transaction) = transaction {
+            self.sip.respond(cx, transaction, &sip::endpoint::Response { status: 200, ..Default::default() });
+        }
+        self.pending.remember(trace);
+    }
+
+    /// The stanza of a MESSAGE could not be delivered.
+    pub(super) fn on_undelivered(&mut self, cx: &mut Cx<'_>, ticket: Ticket, why: Undelivered) {
+        let Some(Pending::ToXmpp(entry)) = self.pending.take(ticket) else { return };
+        let answer = Answer::of_failure(error::answer_for_undelivered(why));
+        self.log_undelivered(cx, domain_of(&entry.trace.to), &answer, format_args!("{why:?}"));
+        if let Some(transaction) = entry.transaction {
+            self.respond(cx, transaction, &answer);
+        }
+    }
+
+    fn log_undelivered(&self, cx: &mut Cx<'_>, domain: &str, answer: &Answer, cause: core::fmt::Arguments<'_>) {
+        cx.refuse(
+            Counter::SipMessageFailed,
+            "message.undelivered",
+            format_args!("side=xmpp domain={} status={} cause={cause}", Escaped(domain), answer.status),
+        );
+    }
+
+    /// A `<message type='error'/>`: it decides an answer that still waits, or comes
+    /// late, or belongs to nothing of ours.
+    pub(super) fn on_message_error(&mut self, cx: &mut Cx<'_>, stanza: &Stanza<'_>) {
+        let error = StanzaError::parse(stanza.element).unwrap_or(StanzaError::new(Condition::UndefinedCondition));
+        let (id, from, to) = (stanza.id.unwrap_or_default(), stanza.from.as_str(), stanza.to.as_str());
+        if let Some(ticket) = self.pending.find_trace(id, from, to) {
+            let Some(Pending::ToXmpp(entry)) = self.pending.take(ticket) else { return };
+            let answer = Answer::of_stanza_error(&error, stanza.from.resource().is_some());
+            cx.refuse(
+                Counter::SipMessageFailed,
+                "message.stanza-error",
+                format_args!(
+                    "side=xmpp from={} to={} condition={} status={}",
+                    self.named(from),
+                    self.named(to),
+                    error.condition.name(),
+                    answer.status
+                ),
+            );
+            if let Some(transaction) = entry.transaction {
+                self.respond(cx, transaction, &answer);
+            }
+        } else if let Some(trace) = self.pending.recall(id, from, to) {
+            self.on_late_error(cx, &trace, &error);
+        } else {
+            cx.refuse(
+                Counter::StrayError,
+                "message.stray-error",
+                format_args!(
+                    "side=xmpp from={} to={} condition={}",
+                    self.named(from),
+                    self.named(to),
+                    error.condition.name()
+                ),
+            );
+        }
+    }
+}
+
+/// XMPP -> SIP.
+impl Gateway {
+    /// A `<message/>` of another type than `error`.
+    pub(super) fn message_from_xmpp(&mut self, cx: &mut Cx<'_>, handle: Handle, stanza: &Stanza<'_>) {
+        cx.count(Counter::XmppMessageIn);
+        match self.try_message_from_xmpp(cx, handle, stanza) {
+            Ok(Taken::Sent) => return,
+            Ok(Taken::Nothing) => cx.count(Counter::XmppMessageNothing),
+            Err((counter, error)) => {
+                cx.count(Counter::XmppMessageRefused);
+                cx.refuse(
+                    counter,
+                    "message.refused",
+                    format_args!(
+                        "side=xmpp from={} to={} condition={} cause={}",
+                        self.named(stanza.from.as_str()),
+                        self.named(stanza.to.as_str()),
+                        error.condition.name(),
+                        Escaped(error.text.as_deref().unwrap_or_default()),
+                    ),
+                );
+                self.send_error(cx, stanza.to.as_str(), stanza.from.as_str(), stanza.id, &error);
+            }
+        }
+        self.xmpp.handled(cx, handle);
+    }
+
+    fn try_message_from_xmpp(
+        &mut self,
+        cx: &mut Cx<'_>,
+        handle: Handle,
+        stanza: &Stanza<'_>,
+    ) -> Result<Taken, (Counter, StanzaError<'static>)> {
+        let refuse =
+            |counter, condition, cause: &'static str| Err((counter, StanzaError::new(condition).with_text(cause)));
+        if self.ending {
+            return refuse(Counter::SipOverload, Condition::RecipientUnavailable, "the gateway is being shut down");
+        }
+        if stanza.type_ == Some("groupchat") {
+            return refuse(Counter::XmppMessageRefused, Condition::ServiceUnavailable, "group chat is not bridged");
+        }
+        let (from_domain, to_domain) = (stanza.from.domain(), stanza.to.domain());
+        // No contacts are kept yet, so nobody counts as one.
+        if let Err(denied) = self.routes.from_xmpp(&self.settings, from_domain, to_domain, false) {
+            return refuse(Counter::NotPartner, denied.condition(), denied.reason());
+        }
+        if stanza.element.children().any(|child| content::outward::is_encrypted(child.namespace(), child.name())) {
+            return refuse(
+                Counter::XmppMessageRefused,
+                Condition::NotAcceptable,
+                "encrypted for somebody else than the gateway",
+            );
+        }
+        let Some((body, language)) = body_of(stanza) else { return Ok(Taken::Nothing) };
+        if stanza.to.local().is_none() {
+            return refuse(Counter::XmppMessageRefused, Condition::ItemNotFound, "the address has no user");
+        }
+        let hops = match stanza.id.and_then(route::hops_of) {
+            Some(0) => return refuse(Counter::Loop, Condition::NotAcceptable, "too many hops"),
+            Some(hops) => hops,
+            None => HOPS_MAX,
+        };
+        let thread = child_text(stanza, "thread");
+        let passing =
+            Passing { from: stanza.from.bare(), to: stanza.to.bare(), conversation: thread.as_deref(), body: &body };
+        if let Err(circle) = self.memory.loops.pass(cx.now, &passing) {
+            return refuse(Counter::Loop, Condition::PolicyViolation, circle.reason());
+        }
+        let malformed = |why: address::NotMapped| {
+            (Counter::XmppMessageRefused, StanzaError::new(Condition::JidMalformed).with_text(why.reason()))
+        };
+        let from = sip_uri(&stanza.from, true).map_err(malformed)?;
+        let uri = sip_uri(&stanza.to, true).map_err(malformed)?;
+        let to = sip_uri(&stanza.to, false).map_err(malformed)?;
+        let pair = self.memory.pair(stanza.from.bare(), stanza.to.bare());
+        let request = Outgoing {
+            sip_domain: stanza.to.domain().to_owned(),
+            uri,
+            from,
+            from_tag: new_tag(cx),
+            to,
+            call_id: self.memory.call_id(cx, thread.as_deref(), pair),
+            cseq: self.memory.next_cseq(cx.wall),
+            max_forwards: hops,
+            subject: subject_of(stanza),
+            language: language.and_then(content::language).map(str::to_owned),
+            date: delay_of(stanza).map(|sent| content::date::SipDate(sent).to_string()),
+            content_type: if body.is_ascii() { "text/plain" } else { "text/plain;charset=UTF-8" },
+            body: body.into_owned(),
+        };
+        if request.size(&self.sip, &self.settings) > SIP_PAGER_OCTETS_MAX {
+            return refuse(
+                Counter::XmppMessageRefused,
+                Condition::PolicyViolation,
+                "longer than a SIP MESSAGE may be (1300 octets)",
+            );
+        }
+        let origin = Origin {
+            handle,
+            from: stanza.from.as_str().into(),
+            to: stanza.to.as_str().into(),
+            id: stanza.id.map(str::to_owned),
+        };
+        self.enter_lane(cx, pair, Some(origin), request).map_err(|no_room| {
+            let cause = match no_room {
+                NoRoom::Table => "too many messages are on their way",
+                NoRoom::Lane => "too many messages wait for this recipient",
+            };
+            (Counter::SipOverload, StanzaError::new(Condition::ResourceConstraint).with_text(cause))
+        })?;
+        Ok(Taken::Sent)
+    }
+
+    /// Sends a request when nothing else of its lane is under way, else lets it wait.
+    pub(super) fn enter_lane(
+        &mut self,
+        cx: &mut Cx<'_>,
+        lane: u64,
+        origin: Option<Origin>,
+        request: Outgoing,
+    ) -> Result<(), NoRoom> {
+        match self.pending.enter_to_sip(lane, origin, request) {
+            Ok((ticket, Some(request))) => {
+                if let Err(refused) = request.send(cx, &mut self.sip, &self.settings, ticket) {
+                    self.on_sip_refused(cx, ticket, refused);
+                }
+                Ok(())
+            }
+            Ok((_, None)) => Ok(()),
+            Err((no_room, _)) => Err(no_room),
+        }
+    }
+
+    /// SIP answered a MESSAGE of ours.
+    pub(super) fn on_response(&mut self, cx: &mut Cx<'_>, ticket: Ticket, message: &sip::message::Message<'_>) {
+        let status = message.status();
+        if status < 200 {
+            return;
+        }
+        let Some(Pending::ToSip(done)) = self.pending.take(ticket) else { return };
+        if let Some(origin) = &done.origin {
+            if status < 300 {
+                cx.count(Counter::XmppMessageDelivered);
+            } else {
+                let error = error_of_response(message);
+                self.fail_to_xmpp(cx, origin, &error, format_args!("status={status}"));
+            }
+            self.xmpp.handled(cx, origin.handle);
+        }
+        self.advance_lane(cx, &done);
+    }
+
+    /// A MESSAGE of ours got no answer, or could not be sent.
+    pub(super) fn on_sip_failure(&mut self, cx: &mut Cx<'_>, ticket: Ticket, failure: Failure) {
+        self.end_to_sip(cx, ticket, &error::stanza_error_for(failure), format_args!("failure={failure:?}"));
+    }
+
+    /// The SIP side did not take a MESSAGE of ours.
+    fn on_sip_refused(&mut self, cx: &mut Cx<'_>, ticket: Ticket, refused: Refused) {
+        let condition = match refused {
+            Refused::Overload => Condition::ResourceConstraint,
+            Refused::TooLarge => Condition::PolicyViolation,
+            Refused::Malformed => Condition::JidMalformed,
+        };
+        self.end_to_sip(cx, ticket, &StanzaError::new(condition), format_args!("refused={refused:?}"));
+    }
+
+    fn end_to_sip(
+        &mut self,
+        cx: &mut Cx<'_>,
+        ticket: Ticket,
+        error: &StanzaError<'_>,
+        cause: core::fmt::Arguments<'_>,
+    ) {
+        let Some(Pending::ToSip(done)) = self.pending.take(ticket) else { return };
+        if let Some(origin) = &done.origin {
+            self.fail_to_xmpp(cx, origin, error, cause);
+            self.xmpp.handled(cx, origin.handle);
+        }
+        self.advance_lane(cx, &done);
+    }
+
+    fn fail_to_xmpp(
+        &mut self,
+        cx: &mut Cx<'_>,
+        origin: &Origin,
+        error: &StanzaError<'_>,
+        cause: core::fmt::Arguments<'_>,
+    ) {
+        cx.refuse(
+            Counter::XmppMessageFailed,
+            "message.failed",
+            format_args!(
+                "side=sip from={} to={} {cause} condition={}",
+                self.named(&origin.from),
+                self.named(&origin.to),
+                error.condition.name()
+            ),
+        );
+        self.send_error(cx, &origin.to, &origin.from, origin.id.as_deref(), error);
+    }
+
+    fn advance_lane(&mut self, cx: &mut Cx<'_>, done: &ToSip) {
+        // A request that fails at once calls back here for its own successor, so the
+        // depth is bounded by PENDING_PER_PAIR_MAX.
+        if let Some((ticket, request)) = self.pending.next_in_lane(done)
+            && let Err(refused) = request.send(cx, &mut self.sip, &self.settings, ticket)
+        {
+            self.on_sip_refused(cx, ticket, refused);
+        }
+    }
+
+    /// The lane of messages between two JIDs, bare.
+    pub(super) fn lane(&self, from: &str, to: &str) -> u64 {
+        self.memory.pair(from, to)
+    }
+
+    /// Sends a stanza error of ours. When it finds no room it is counted as lost: its
+    /// stream is gone, and with it the one who asked.
+    pub(super) fn send_error(
+        &mut self,
+        cx: &mut Cx<'_>,
+        from: &str,
+        to: &str,
+        id: Option<&str>,
+        error: &StanzaError<'_>,
+    ) {
+        let (from_domain, to_domain) = (domain_of(from), domain_of(to));
+        let head = Head { kind: Kind::Message, from, to, id, type_: Some("error"), lang: None };
+        let sent = self.xmpp.send(cx, None, from_domain, to_domain, |w| head.emit(w, |w| error.emit(w)));
+        if let Err(refused) = sent {
+            cx.refuse(
+                Counter::StanzaUndelivered,
+                "message.error-lost",
+                format_args!("side=xmpp domain={} cause={refused:?}", Escaped(to_domain)),
+            );
+        }
+    }
+
+    /// The program ends: who waits for an outcome is told that there will be none.
+    pub(super) fn give_up_all(&mut self, cx: &mut Cx<'_>) {
+        while let Some(ticket) = self.pending.first() {
+            match self.pending.take(ticket) {
+                Some(Pending::ToXmpp(entry)) => {
+                    cx.count(Counter::SipMessageFailed);
+                    if let Some(transaction) = entry.transaction {
+                        let answer = Answer::overload("The Gateway Is Being Shut Down");
+                        self.respond(cx, transaction, &answer);
+                    }
+                }
+                Some(Pending::ToSip(ToSip { origin: Some(origin), .. })) => {
+                    let error =
+                        StanzaError::new(Condition::RecipientUnavailable).with_text("the gateway is being shut down");
+                    self.fail_to_xmpp(cx, &origin, &error, format_args!("cause=shutdown"));
+                    self.xmpp.handled(cx, origin.handle);
+                }
+                Some(Pending::ToSip(_)) | None => {}
+            }
+        }
+    }
+
+    /// An address as logs may show it.
+    pub(super) fn named<'a>(&'a self, address: &'a str) -> Named<'a> {
+        Named { address, privacy: self.settings.privacy, key: &self.memory.hash_key }
+    }
+}
+
+/// What became of a stanza that was not refused.
+enum Taken {
+    /// A request stands for it.
+    Sent,
+    /// It holds nothing to pass on.
+    Nothing,
+}
+
+/// A stanza made from a MESSAGE, about to be written.
+struct FromSip<'a> {
+    id: &'a str,
+    from: &'a str,
+    to: &'a str,
+    language: Option<&'a str>,
+    subject: Option<&'a str>,
+    thread: &'a str,
+    body: &'a str,
+    /// Well-formed XHTML-IM, the content of its `<body/>`.
+    xhtml: Option<&'a str>,
+    delay: Option<Wall>,
+    sip_domain: &'a str,
+}
+
+impl FromSip<'_> {
+    fn emit(&self, w: &mut Writer<'_>) {
+        let head = Head {
+            kind: Kind::Message,
+            from: self.from,
+            to: self.to,
+            id: Some(self.id),
+            type_: None,
+            lang: self.language,
+        };
+        head.emit(w, |w| {
+            if let Some(subject) = self.subject {
+                Tag::begin(w, "subject").text(subject);
+            }
+            if !self.thread.is_empty() {
+                Tag::begin(w, "thread").text(self.thread);
+            }
+            Tag::begin(w, "body").text(self.body);
+            if let Some(xhtml) = self.xhtml {
+                // Made by our own reader, element by element: never the sender's markup.
+                Tag::begin(w, "html").namespace(ns::XHTML_IM).content(|w| {
+                    Tag::begin(w, "body").namespace(ns::XHTML).content(|w| drop(w.str(xhtml)));
+                });
+            }
+            if let Some(delay) = self.delay {
+                let stamp = content::date::Stamp(delay).to_string();
+                Tag::begin(w, "delay")
+                    .namespace(ns::DELAY)
+                    .attribute("from", self.sip_domain)
+                    .attribute("stamp", &stamp)
+                    .empty();
+            }
+        });
+    }
+}
+
+/// The body that is sent and its language (REQ-7572-8); `None` when there is no text.
+fn body_of<'a>(stanza: &Stanza<'a>) -> Option<(Cow<'a, str>, Option<&'a str>)> {
+    let bodies = || stanza.element.children().filter(|child| child.is("body", stanza.element.namespace()));
+    let (place, language) = content::pick_body(bodies().map(Node::lang), stanza.lang)?;
+    let text = bodies().nth(place)?.text();
+    (!text.is_empty()).then_some((text, language))
+}
+
+fn child_text<'a>(stanza: &Stanza<'a>, name: &str) -> Option<Cow<'a, str>> {
+    Some(stanza.element.child(name, stanza.element.namespace())?.text())
+}
+
+/// The subject as one header line.
+fn subject_of(stanza: &Stanza<'_>) -> Option<String> {
+    let mut line = String::new();
+    content::header_text(&child_text(stanza, "subject")?, SUBJECT_OCTETS_MAX, &mut line);
+    (!line.is_empty()).then_some(line)
+}
+
+/// When a delayed stanza was sent at first (XEP-0203).
+fn delay_of(stanza: &Stanza<'_>) -> Option<Wall> {
+    content::date::parse_stamp(stanza.element.child("delay", ns::DELAY)?.attribute("stamp")?)
+}
+
+/// The SIP URI of a JID, with `gr` or without.
+pub(super) fn sip_uri(jid: &Jid, with_resource: bool) -> Result<String, address::NotMapped> {
+    let mut uri = String::new();
+    address::to_sip(jid.local(), jid.domain(), jid.resource().filter(|_| with_resource), &mut uri)?;
+    Ok(uri)
+}
+
+/// The stanza error for a final response of SIP's (RFC 7247 section 7.2).
+fn error_of_response(message: &sip::message::Message<'_>) -> StanzaError<'static> {
+    let (mut address, mut words) = (String::new(), String::new());
+    let contact = message.contact();
+    let condition = error::error_for(message.status(), contact.as_ref().map(|contact| contact.uri), &mut address);
+    let mut error = StanzaError::new(condition);
+    if !address.is_empty() {
+        error = error.with_address(address);
+    }
+    error::phrase(message.reason(), &mut words);
+    if words.is_empty() { error } else { error.with_text(words) }
+}
+
+/// Is a message with this Expires and Date useless by now (RFC 3428 section 7)?
+fn is_past(expires: Option<&str>, date: Option<Wall>, now: Wall) -> bool {
+    let (Some(expires), Some(date)) = (expires.and_then(|e| e.trim().parse::<i64>().ok()), date) else { return false };
+    date.0.saturating_add(expires.saturating_mul(1000)) < now.0
+}
+
+/// The tag of a From of ours.
+pub(super) fn new_tag(cx: &mut Cx<'_>) -> String {
+    let tag: Token<10> = cx.rng.token();
+    tag.as_str().to_owned()
+}
+
+/// A Call-ID unique in space and time: 100 random bits.
+pub(super) fn new_call_id(cx: &mut Cx<'_>) -> String {
+    let token: Token<20> = cx.rng.token();
+    token.as_str().to_owned()
+}
+
+/// The domain of a JID in text.
+fn domain_of(jid: &str) -> &str {
+    let bare = jid.split_once('/').map_or(jid, |(bare, _)| bare);
+    bare.split_once('@').map_or(bare, |(_, domain)| domain)
+}

@@ -1,0 +1,360 @@
+//! What a SIP request gets: who may ask, what is served, and the answer to the rest
+//! (RFC 3261 section 8.2, RFC 7247 section 8).
+//!
+//! The order of the checks: the sender's right to speak for his domain, the method,
+//! the extensions it requires, where it goes, then what the method itself demands.
+//! A source that proved nothing is answered without keeping anything of it.
+
+use super::content::{self, Refusal};
+use super::route::{self, SipSource};
+use super::{Gateway, address, error};
+use crate::base::counters::Counter;
+use crate::base::cx::Cx;
+use crate::base::slab::Key;
+use crate::base::text::Escaped;
+use crate::sip::endpoint::Source;
+use crate::sip::message::{Message, Method, Response};
+use crate::sip::uri::{Scheme, Uri};
+use crate::xmpp::jid::Jid;
+use crate::xmpp::server::Refused;
+use crate::xmpp::stanza::StanzaError;
+use std::borrow::Cow;
+
+/// The methods served.
+pub(super) const ALLOW: &str = "MESSAGE, OPTIONS, CANCEL, ACK";
+/// The event packages known.
+const ALLOW_EVENTS: &str = "presence";
+/// Seconds a sender waits before he tries an overloaded gateway again.
+const RETRY_AFTER_S: &str = "10";
+
+/// A final answer, decided.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    /// The status code.
+    pub(super) status: u16,
+    /// The reason phrase: the cause in words.
+    pub(super) reason: Cow<'static, str>,
+    /// What counts it.
+    pub(super) counter: Counter,
+    /// Header fields that belong to the status.
+    headers: Vec<(&'static str, Cow<'static, str>)>,
+}
+
+impl Answer {
+    pub(super) fn new(status: u16, reason: impl Into<Cow<'static, str>>, counter: Counter) -> Self {
+        Self { status, reason: reason.into(), counter, headers: Vec::new() }
+    }
+
+    /// With one header field more.
+    pub(super) fn with(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// 503: a table is full, or the program ends.
+    pub(super) fn overload(reason: &'static str) -> Self {
+        Self::new(503, reason, Counter::SipOverload).with("Retry-After", RETRY_AFTER_S)
+    }
+
+    /// The answer to a MESSAGE that XMPP refused or lost; it is counted already.
+    pub(super) fn of_failure(failure: error::Answer) -> Self {
+        let mut answer = Self::new(failure.status, failure.reason, Counter::SipMessageFailed);
+        if failure.needs_allow() {
+            answer = answer.with("Allow", ALLOW);
+        }
+        match failure.retry_after_s {
+            Some(seconds) => answer.with("Retry-After", seconds.to_string()),
+            None => answer,
+        }
+    }
+
+    /// The answer to a MESSAGE that XMPP answered with a stanza error.
+    pub(super) fn of_stanza_error(error: &StanzaError<'_>, from_is_full: bool) -> Self {
+        let (mut contact, mut words) = (String::new(), String::new());
+        let failure = error::answer_for(error.condition, error.address.as_deref(), from_is_full, &mut contact);
+        let mut answer = Self::of_failure(failure);
+        error::phrase(error.text.as_deref().unwrap_or_default(), &mut words);
+        if !words.is_empty() {
+            answer.reason = words.into();
+        }
+        if contact.is_empty() { answer } else { answer.with("Contact", format!("<{contact}>")) }
+    }
+
+    /// The answer to a MESSAGE that the XMPP side did not even take.
+    pub(super) fn of_refused(refused: Refused) -> Self {
+        match refused {
+            Refused::NotPartner => Self::new(404, "The Domain Is No XMPP Partner Here", Counter::SipMessageFailed),
+            Refused::Overload => {
+                Self { counter: Counter::SipMessageFailed, ..Self::overload("Too Much Waits For This Domain") }
+            }
+            Refused::TooLarge { .. } => Self::new(513, "Larger Than The XMPP Server Takes", Counter::SipMessageFailed),
+            Refused::Failed(why) => Self::of_failure(error::answer_for_undelivered(why)),
+        }
+    }
+
+    /// The answer to a body we cannot read.
+    pub(super) fn of_content(refusal: Refusal) -> Self {
+        let answer = Self::new(refusal.status(), refusal.reason(), Counter::SipMessageRefused);
+        match refusal.status() {
+            415 => answer.with("Accept", content::ACCEPT).with("Accept-Encoding", "identity"),
+            _ => answer,
+        }
+    }
+}
+
+impl Gateway {
+    /// A new request.
+    pub(super) fn on_request(&mut self, cx: &mut Cx<'_>, transaction: Key, message: &Message<'_>, source: &Source) {
+        let is_message = message.method() == Method::Message;
+        if is_message {
+            cx.count(Counter::SipMessageIn);
+        }
+        let proven = self.proves_anything(source);
+        match self.judge(message, source, proven) {
+            Ok(Accepted::Message { from, to }) => self.message_from_sip(cx, transaction, message, &from, &to),
+            Ok(Accepted::Options) => self.answer(cx, transaction, proven, &options()),
+            Err(answer) => {
+                if is_message {
+                    cx.count(Counter::SipMessageRefused);
+                }
+                cx.count(answer.counter);
+                self.log_refusal(cx, message, &answer);
+                self.answer(cx, transaction, proven, &answer);
+            }
+        }
+    }
+
+    fn judge(&self, message: &Message<'_>, source: &Source, proven: bool) -> Result<Accepted, Answer> {
+        if self.ending {
+            return Err(Answer::overload("The Gateway Is Being Shut Down"));
+        }
+        if !proven {
+            return Err(Answer::new(403, "This Address Is No Peer Of Any Domain Here", Counter::SipForbidden));
+        }
+        let method = message.method();
+        let to_us = self.is_own_host(message.uri());
+        if method == Method::Options && to_us {
+            check_require(message)?;
+            return Ok(Accepted::Options);
+        }
+        let from = self.proved_sender(message, source)?;
+        self.check_method(message)?;
+        check_require(message)?;
+        let target = self.target(message)?;
+        check_in_dialog(message)?;
+        match method {
+            Method::Options => Ok(Accepted::Options),
+            Method::Message => Ok(Accepted::Message { from, to: target }),
+            Method::Subscribe => Err(refuse_subscribe(message)),
+            Method::Invite => Err(refuse_invite(message)),
+            _ => Err(not_allowed()),
+        }
+    }
+
+    /// Is the source a peer of any domain?
+    fn proves_anything(&self, source: &Source) -> bool {
+        let source = self.sip_source(source);
+        self.settings.sip_domains.iter().any(|domain| route::may_send_for(domain, &source))
+    }
+
+    fn sip_source<'a>(&'a self, source: &Source) -> SipSource<'a> {
+        SipSource {
+            transport: source.transport,
+            address: source.address.ip(),
+            certificate: source.link.and_then(|link| self.sip.certificate(link)),
+        }
+    }
+
+    /// Who sends it, when the connection proves his domain (REQ-7247-55); a domain
+    /// that is a partner's is never proved by SIP (P3).
+    fn proved_sender(&self, message: &Message<'_>, source: &Source) -> Result<Jid, Answer> {
+        let bad_from = |cause: &'static str| Answer::new(400, cause, Counter::SipRequestRefused);
+        let from = message.from();
+        let uri = Uri::parse(from.uri).map_err(|_| bad_from("The URI Of From Cannot Be Read"))?;
+        if !uri.is_sip() {
+            return Err(bad_from("From Is No SIP Address"));
+        }
+        if uri.host.eq_ignore_ascii_case("anonymous.invalid") {
+            return Err(Answer::new(433, "Anonymity Disallowed", Counter::SipForbidden));
+        }
+        let mut jid = String::new();
+        let mapped = address::to_jid(from.uri, from.params.value("gr"), &mut jid).map(|()| Jid::parse(&jid));
+        let domain = match &mapped {
+            Ok(Ok(jid)) => jid.domain().to_owned(),
+            _ => uri.host.to_ascii_lowercase(),
+        };
+        if let Err(denied) = self.routes.sip_sender(&self.settings, &domain, &self.sip_source(source)) {
+            return Err(Answer::new(denied.status(), denied.reason(), Counter::SipForbidden));
+        }
+        match mapped {
+            Ok(Ok(jid)) => Ok(jid),
+            Ok(Err(_)) => Err(bad_from("From Has No XMPP Form")),
+            Err(why) => Err(bad_from(why.reason())),
+        }
+    }
+
+    fn check_method(&self, message: &Message<'_>) -> Result<(), Answer> {
+        match message.method() {
+            Method::Other(_) => {
+                Err(Answer::new(501, "Not Implemented", Counter::SipMethodRefused).with("Allow", ALLOW))
+            }
+            Method::Register | Method::Publish => Err(not_allowed()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whom it is for: an address of a partner's domain.
+    fn target(&self, message: &Message<'_>) -> Result<Jid, Answer> {
+        let not_found = |cause: &'static str| Answer::new(404, cause, Counter::SipRequestRefused);
+        let bad_scheme = |cause: &'static str| Answer::new(416, cause, Counter::SipRequestRefused);
+        let uri = match Uri::parse(message.uri()) {
+            Ok(uri) if uri.is_sip() => uri,
+            Ok(_) => return Err(bad_scheme("Only sip: Addresses Are Bridged")),
+            Err(_) => return Err(Answer::new(400, "Request-URI Cannot Be Read", Counter::SipRequestRefused)),
+        };
+        let to_is_sips = message.to().uri().is_some_and(|to| to.scheme == Scheme::Sips);
+        if uri.scheme == Scheme::Sips || to_is_sips {
+            // XMPP cannot promise TLS on every hop (RFC 7247 section 8).
+            return Err(bad_scheme("sips: Cannot Be Kept Across XMPP"));
+        }
+        let mut jid = String::new();
+        address::to_jid(message.uri(), None, &mut jid).map_err(|why| not_found(why.reason()))?;
+        let jid = Jid::parse(&jid).map_err(|_| not_found("The Address Has No XMPP Form"))?;
+        if self.routes.xmpp_domain(&self.settings, jid.domain()).is_some() {
+            return if jid.local().is_none() && message.method() != Method::Options {
+                Err(not_found("The Address Has No User"))
+            } else {
+                Ok(jid)
+            };
+        }
+        if self.routes.sip_domain(&self.settings, jid.domain()).is_some() {
+            return Err(not_found("This Gateway Bridges To XMPP, Not Back To SIP"));
+        }
+        Err(not_found("The Domain Is No XMPP Partner Here"))
+    }
+
+    fn is_own_host(&self, uri: &str) -> bool {
+        let Ok(uri) = Uri::parse(uri) else { return false };
+        if uri.user.is_some() {
+            return false;
+        }
+        let literal = uri.host.trim_start_matches('[').trim_end_matches(']').parse::<core::net::IpAddr>().ok();
+        uri.host.eq_ignore_ascii_case(&self.settings.host_name)
+            || literal.is_some_and(|ip| {
+                self.settings.listeners.iter().any(|l| l.address.ip() == ip || l.address.ip().is_unspecified())
+            })
+    }
+
+    fn answer(&mut self, cx: &mut Cx<'_>, transaction: Key, proven: bool, answer: &Answer) {
+        let headers: Vec<(&str, &str)> = answer.headers.iter().map(|(name, value)| (*name, value.as_ref())).collect();
+        let response =
+            Response { status: answer.status, reason: &answer.reason, headers: &headers, ..Response::default() };
+        if proven {
+            self.sip.respond(cx, transaction, &response);
+        } else {
+            self.sip.respond_unproven(cx, transaction, &response);
+        }
+    }
+
+    /// Answers a request of a source that is known.
+    pub(super) fn respond(&mut self, cx: &mut Cx<'_>, transaction: Key, answer: &Answer) {
+        self.answer(cx, transaction, true, answer);
+    }
+
+    pub(super) fn log_refusal(&self, cx: &mut Cx<'_>, message: &Message<'_>, answer: &Answer) {
+        let from = message.from().uri;
+        cx.out.log(
+            crate::base::outbox::Level::Warn,
+            "sip.refused",
+            format_args!(
+                "side=sip method={} from={} to={} status={} cause={}",
+                Escaped(message.method().as_str()),
+                self.named(from),
+                self.named(message.uri()),
+                answer.status,
+                Escaped(&answer.reason)
+            ),
+        );
+    }
+}
+
+/// What a request may do.
+enum Accepted {
+    /// A message between two addresses.
+    Message { from: Jid, to: Jid },
+    /// Be told what is served here.
+    Options,
+}
+
+fn options() -> Answer {
+    Answer::new(200, "OK", Counter::SipMessageNothing)
+        .with("Allow", ALLOW)
+        .with("Accept", content::ACCEPT)
+        .with("Accept-Encoding", "identity")
+        .with("Supported", "")
+}
+
+fn not_allowed() -> Answer {
+    Answer::new(405, "Method Not Allowed", Counter::SipMethodRefused).with("Allow", ALLOW)
+}
+
+/// No extension is supported, so each that is required is refused (section 8.2.2.3).
+fn check_require(message: &Message<'_>) -> Result<(), Answer> {
+    let mut unsupported = String::new();
+    for tag in message.headers("Require").take(32) {
+        if !unsupported.is_empty() {
+            unsupported.push_str(", ");
+        }
+        unsupported.push_str(tag);
+    }
+    if unsupported.is_empty() {
+        return Ok(());
+    }
+    Err(Answer::new(420, "Bad Extension", Counter::SipRequestRefused).with("Unsupported", unsupported))
+}
+
+/// No dialog exists, so a request inside one belongs to nothing (section 12.2.2); a
+/// NOTIFY and the others that live in dialogs only, likewise.
+fn check_in_dialog(message: &Message<'_>) -> Result<(), Answer> {
+    let tagged = message.to().tag.is_some();
+    let needs_one = matches!(
+        message.method(),
+        Method::Notify | Method::Bye | Method::Update | Method::Prack | Method::Info | Method::Refer
+    );
+    if tagged || needs_one {
+        return Err(Answer::new(481, "Call/Transaction Does Not Exist", Counter::SipRequestRefused));
+    }
+    Ok(())
+}
+
+/// Presence is not served yet, and what is wrong with a SUBSCRIBE besides is said
+/// first (RFC 6665 section 4.2.1, RFC 3856 section 6).
+fn refuse_subscribe(message: &Message<'_>) -> Answer {
+    let event = message.header("Event").map(|event| event.split(';').next().unwrap_or(event).trim());
+    if event != Some("presence") {
+        return Answer::new(489, "Bad Event", Counter::SipRequestRefused).with("Allow-Events", ALLOW_EVENTS);
+    }
+    if message.contact().is_none() {
+        return Answer::new(400, "Contact Is Missing", Counter::SipRequestRefused);
+    }
+    let mut accepts = message.headers("Accept").peekable();
+    let reads_pidf = accepts.peek().is_none()
+        || accepts.any(|range| {
+            let range = range.split(';').next().unwrap_or(range).trim();
+            ["application/pidf+xml", "application/*", "*/*"].iter().any(|known| range.eq_ignore_ascii_case(known))
+        });
+    if !reads_pidf {
+        return Answer::new(406, "Presence Is Sent As application/pidf+xml Only", Counter::SipRequestRefused);
+    }
+    Answer::new(405, "Presence Is Not Bridged", Counter::SipMethodRefused).with("Allow", ALLOW)
+}
+
+/// Sessions are not served: the offer is refused, and what is served is named.
+fn refuse_invite(message: &Message<'_>) -> Answer {
+    if message.contact().is_none() {
+        return Answer::new(400, "Contact Is Missing", Counter::SipRequestRefused);
+    }
+    Answer::new(488, "Sessions Are Not Bridged, Send MESSAGE", Counter::SipMethodRefused)
+        .with("Allow", ALLOW)
+        .with("Accept", content::ACCEPT)
+}
