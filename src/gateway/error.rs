@@ -279,7 +279,7 @@ mod tests {
                 _ => None,
             };
             if detail == "unreachable" {
-                // The stanza alone does not tell; our own failures do: see `undelivered`.
+                // The stanza alone does not tell; our own failures do: see `answer_for_undelivered`.
                 continue;
             }
             for from_is_full in [true, false] {
@@ -367,5 +367,33 @@ mod tests {
         let mut contact = String::new();
         assert!(answer_for(Condition::ServiceUnavailable, None, true, &mut contact).needs_allow());
         assert!(!answer_for(Condition::ServiceUnavailable, None, false, &mut contact).needs_allow());
+    }
+
+    #[test]
+    fn req_7247_7_a_domain_that_is_not_there_is_404_and_one_out_of_reach_408() {
+        for (why, status) in [
+            (Undelivered::NotFound, 404),
+            (Undelivered::Unreachable, 408),
+            (Undelivered::Timeout, 408),
+            (Undelivered::Refused, 480),
+            (Undelivered::StreamLost, 480),
+            (Undelivered::Overload, 503),
+        ] {
+            let answer = answer_for_undelivered(why);
+            assert_eq!(answer.status, status, "{why:?}");
+            assert_eq!(answer.retry_after_s.is_some(), status == 503, "{why:?}");
+        }
+    }
+
+    #[test]
+    fn req_7247_45_no_answer_is_a_timeout_and_no_such_name_is_not_found() {
+        for (failure, condition) in [
+            (Failure::Timeout, Condition::RemoteServerTimeout),
+            (Failure::Transport(crate::base::net::CloseReason::Reset), Condition::RemoteServerTimeout),
+            (Failure::NotLocated(NotLocated::NoSuchDomain), Condition::RemoteServerNotFound),
+            (Failure::NotLocated(NotLocated::NoAnswer), Condition::RemoteServerTimeout),
+        ] {
+            assert_eq!(stanza_error_for(failure).condition, condition, "{failure:?}");
+        }
     }
 }
