@@ -27,6 +27,12 @@ pub const SIP_TRANSACTION_OCTETS_MAX: usize = 8 * 1024 * 1024;
 pub const SIP_LINKS_MAX: usize = 256;
 /// SIP connections from one address that has not proved anything yet.
 pub const SIP_LINKS_UNPROVEN_PER_ADDRESS_MAX: usize = 16;
+/// Share of the SIP connections that strangers may hold, in percent.
+pub const SIP_LINKS_UNPROVEN_PERCENT: usize = 50;
+/// Destinations of SIP requests remembered at one time.
+pub const SIP_ROUTES_MAX: usize = 256;
+/// Client transactions to one destination at one time, so that a dead one leaves room.
+pub const SIP_CLIENT_TRANSACTIONS_PER_ROUTE_MAX: usize = SIP_CLIENT_TRANSACTIONS_MAX / 4;
 /// A SIP message on a stream must be whole this many seconds after its first octet.
 pub const SIP_MESSAGE_TIME_MAX_S: u64 = 32;
 /// Seconds a TLS handshake may take on a SIP connection.

@@ -1,7 +1,7 @@
 //! The values of header fields: Via, CSeq, addresses with parameters, comma lists.
 //! Everything here reads one unfolded value and borrows from it.
 
-use super::uri::{Uri, is_host, parse_ipv6, split_host_port};
+use super::uri::{Uri, parse_ipv6, split_host_port};
 use core::net::IpAddr;
 
 /// May the octet stand in a token (RFC 3261 section 25.1)?
@@ -342,11 +342,6 @@ impl<'a> MediaType<'a> {
     pub fn is(&self, kind: &str, subtype: &str) -> bool {
         self.kind.eq_ignore_ascii_case(kind) && self.subtype.eq_ignore_ascii_case(subtype)
     }
-}
-
-/// Is it a legal `sent-by` host, as our own name has to be?
-pub(crate) fn is_sent_by(host: &str) -> bool {
-    is_host(host)
 }
 
 #[cfg(test)]

@@ -226,16 +226,17 @@ impl<'a> Message<'a> {
     #[allow(clippy::result_large_err)]
     pub fn parse(octets: &'a mut [u8], head: usize) -> Result<Self, Malformed<'a>> {
         let (head, body) = octets.split_at_mut_checked(head).unwrap_or_default();
-        let found = Found::read(head);
+        let mut found = Found::default();
+        let read = found.read(head);
         let (head, body): (&'a [u8], &'a [u8]) = (head, body);
-        found.and_then(|found| Self::assemble(head, &found, body)).map_err(|fault| Malformed { fault, head })
+        let head = head.get(..found.len()).unwrap_or(head);
+        read.and_then(|()| Self::assemble(head, &found, body)).map_err(|fault| Malformed { fault, head })
     }
 
     fn assemble(head: &'a [u8], found: &Found, body: &'a [u8]) -> Result<Self, Fault> {
         let (line, fields) = head.split_at_checked(found.line).unwrap_or_default();
         let line = core::str::from_utf8(line).map_err(|_| Fault::NotUtf8)?;
         let start = StartLine::parse(line.trim_end_matches("\r\n"))?;
-        let fields = fields.get(..found.fields).unwrap_or_default();
         let fields = core::str::from_utf8(fields).map_err(|_| Fault::NotUtf8)?;
         if let Some(name) = found.repeated {
             return Err(Fault::Repeated(name));
@@ -442,6 +443,16 @@ impl<'a> StartLine<'a> {
 }
 
 impl<'a> Malformed<'a> {
+    /// A message whose framing failed: `head` octets of it were read.
+    pub fn new(octets: &'a mut [u8], head: usize, fault: Fault) -> Self {
+        let head = octets.get_mut(..head).unwrap_or_default();
+        let mut found = Found::default();
+        // What is wrong is known already; this is for folded lines.
+        let _ = found.read(head);
+        let head: &'a [u8] = head;
+        Self { fault, head: head.get(..found.len()).unwrap_or(head) }
+    }
+
     /// Does it look like a response? Those are never answered.
     pub fn is_response(&self) -> bool {
         self.head.get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"SIP/"))
@@ -461,7 +472,8 @@ impl<'a> Malformed<'a> {
     /// Those header fields that can be read, each on its own line; broken ones are
     /// left out.
     pub fn fields(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
-        let mut rest = self.head;
+        let line = self.head.iter().position(|c| *c == b'\n').map_or(self.head.len(), |end| end + 1);
+        let mut rest = self.head.get(line..).unwrap_or_default();
         core::iter::from_fn(move || {
             loop {
                 if rest.is_empty() {
@@ -479,8 +491,6 @@ impl<'a> Malformed<'a> {
                 }
             }
         })
-        .skip(1)
-        .chain(None)
     }
 }
 
@@ -603,29 +613,36 @@ fn lines(block: &str) -> impl Iterator<Item = (&str, &str)> {
 }
 
 /// What one look over the head found; places are octets from its first field.
+#[derive(Default)]
 struct Found {
     /// Octets of the start-line with its CRLF.
     line: usize,
-    /// Octets of the canonical fields behind it, the empty line left out.
-    fields: usize,
+    /// Octets of the canonical fields behind it, the empty line left out; `None`: the
+    /// head could not be brought into canonical form.
+    fields: Option<usize>,
     known: [Option<(u32, u32)>; KNOWN.len()],
     repeated: Option<&'static str>,
 }
 
 impl Found {
+    /// Octets of the canonical head; more than there are if there is none.
+    fn len(&self) -> usize {
+        self.fields.map_or(usize::MAX, |fields| self.line + fields)
+    }
+
     /// Brings the head into canonical form and finds the fields.
-    fn read(head: &mut [u8]) -> Result<Self, Fault> {
-        let line = head.windows(2).position(|two| two == b"\r\n").ok_or(Fault::NoEnd)? + 2;
-        let block = head.get_mut(line..).unwrap_or_default();
+    fn read(&mut self, head: &mut [u8]) -> Result<(), Fault> {
+        self.line = head.windows(2).position(|two| two == b"\r\n").ok_or(Fault::NoEnd)? + 2;
+        let block = head.get_mut(self.line..).unwrap_or_default();
         let fields = canonicalise(block)?;
+        self.fields = Some(fields);
         let block = block.get_mut(..fields + 2).ok_or(Fault::NoEnd)?;
-        let mut found = Self { line, fields, known: [None; KNOWN.len()], repeated: None };
         // A quoted pair may hide any control character but CR and LF (RFC 3261 section
         // 25.1); httparse does not know that, so it gets to see something else.
         let hidden = Hidden::hide(block)?;
-        let read = found.find(block);
+        let read = self.find(block);
         hidden.restore(block);
-        read.map(|()| found)
+        read
     }
 
     fn find(&mut self, block: &[u8]) -> Result<(), Fault> {
@@ -796,13 +813,13 @@ pub struct Request<'a> {
     pub body: &'a [u8],
 }
 
-/// Writes a response: `copied` holds the header fields taken from the request, whole
-/// lines from Via to CSeq.
-pub(crate) fn emit_response(w: &mut Writer<'_>, response: &Response<'_>, copied: &[u8]) {
+/// Writes a response: `copied` holds the header fields taken from the request, from
+/// Via to CSeq, in two pieces.
+pub(crate) fn emit_response(w: &mut Writer<'_>, response: &Response<'_>, copied: [&[u8]; 2]) {
     let reason = if response.reason.is_empty() { usual_reason(response.status) } else { response.reason };
     w.str("SIP/2.0 ").number(u64::from(response.status)).str(" ");
     emit_text(w, reason);
-    w.str("\r\n").bytes(copied);
+    w.str("\r\n").bytes(copied[0]).bytes(copied[1]);
     emit_tail(w, response.headers, response.content_type, response.body, false);
 }
 
@@ -824,6 +841,36 @@ pub(crate) fn emit_request(w: &mut Writer<'_>, request: &Request<'_>, compact: b
     w.str(request.method.as_str()).str("\r\n");
     emit_tail(w, request.headers, request.content_type, request.body, compact);
     via
+}
+
+/// Octets of what [`emit_request`] writes.
+pub(crate) fn request_len(request: &Request<'_>, compact: bool) -> usize {
+    let name_len = |name: &str| if compact { compact_name(name).len() } else { name.len() };
+    let line = |name: &str, value: usize| name_len(name) + ": ".len() + value + "\r\n".len();
+    let method = request.method.as_str().len();
+    let to_tag = request.to_tag.map_or(0, |tag| ";tag=".len() + tag.len());
+    let content_type = request.content_type.map(|value| ("Content-Type", value));
+    let headers = request.headers.iter().copied().chain(content_type).filter(|(name, _)| is_token(name));
+    method
+        + request.uri.len()
+        + "  SIP/2.0\r\n".len()
+        + line("Max-Forwards", decimal_len(u64::from(request.max_forwards)))
+        + line("From", "<>;tag=".len() + request.from.len() + request.from_tag.len())
+        + line("To", "<>".len() + request.to.len() + to_tag)
+        + line("Call-ID", request.call_id.len())
+        + line("CSeq", decimal_len(u64::from(request.cseq)) + " ".len() + method)
+        + headers.map(|(name, value)| line(name, value.len())).sum::<usize>()
+        + line("Content-Length", decimal_len(request.body.len() as u64))
+        + "\r\n".len()
+        + request.body.len()
+}
+
+/// Digits of a number.
+pub(crate) const fn decimal_len(number: u64) -> usize {
+    match number.checked_ilog10() {
+        Some(log) => log as usize + 1,
+        None => 1,
+    }
 }
 
 fn emit_tail(w: &mut Writer<'_>, headers: &[(&str, &str)], content_type: Option<&str>, body: &[u8], compact: bool) {
@@ -1080,6 +1127,7 @@ mod tests {
             let mut out = Outbox::with_capacity(1024, 1);
             let mut w = out.begin();
             let via = emit_request(&mut w, &wanted, compact);
+            assert_eq!(w.len(), request_len(&wanted, compact));
             let span = w.finish();
             let mut octets = out.bytes(&span).to_vec();
             octets.splice(via..via, b"v: SIP/2.0/TLS gw;branch=z9hG4bKx\r\n".iter().copied());

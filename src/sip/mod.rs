@@ -1,10 +1,13 @@
 //! SIP and nothing else: framing, messages, transactions, transport. `endpoint` is
 //! the door.
 
+mod client;
+mod connection;
 pub mod endpoint;
 pub mod framer;
 pub mod header;
 pub mod message;
+mod server;
 mod table;
 pub mod transaction;
 pub mod transport;

@@ -115,13 +115,23 @@ impl Ways {
         if let Some(port) = self.port_of(transport).filter(|port| *port != default_port(transport)) {
             w.str(":").number(u64::from(port));
         }
-        w.str(";branch=").str(branch.as_str());
-        w.str(match transport {
-            // RFC 3581; RFC 5923 section 9.
-            Transport::Udp => ";rport\r\n",
-            Transport::Tls => ";alias\r\n",
-            Transport::Tcp => "\r\n",
-        });
+        w.str(";branch=").str(branch.as_str()).str(via_end(transport));
+    }
+
+    /// Octets of that line in its long form, without the branch.
+    pub(super) fn via_len(&self, transport: Transport) -> usize {
+        let port = self.port_of(transport).filter(|port| *port != default_port(transport));
+        let port = port.map_or(0, |port| ":".len() + super::message::decimal_len(u64::from(port)));
+        "Via: SIP/2.0/XXX ;branch=".len() + self.host_name.len() + port + via_end(transport).len()
+    }
+}
+
+const fn via_end(transport: Transport) -> &'static str {
+    match transport {
+        // RFC 3581; RFC 5923 section 9.
+        Transport::Udp => ";rport\r\n",
+        Transport::Tls => ";alias\r\n",
+        Transport::Tcp => "\r\n",
     }
 }
 
