@@ -235,7 +235,7 @@ fn parse_port(text: &str) -> Option<u16> {
 }
 
 /// Is it a host name, an IPv4 address, or an IPv6 reference in brackets?
-fn is_host(text: &str) -> bool {
+pub(crate) fn is_host(text: &str) -> bool {
     if text.starts_with('[') {
         return ipv6_reference(text).is_some();
     }
