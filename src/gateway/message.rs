@@ -360,7 +360,7 @@ impl Gateway {
         if let Err(denied) = self.routes.from_xmpp(&self.settings, from_domain, to_domain, false) {
             return refuse(Counter::NotPartner, denied.condition(), denied.reason());
         }
-        if stanza.element.children().any(|child| content::outward::is_encrypted(child.namespace(), child.name())) {
+        if stanza.element.children().any(content::outward::encrypts) {
             return refuse(
                 Counter::XmppMessageRefused,
                 Condition::NotAcceptable,

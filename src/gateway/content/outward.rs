@@ -90,7 +90,7 @@ pub fn encrypts(child: Node<'_>) -> bool {
 /// Is this the namespace of a payload that is encrypted end to end, so that whatever
 /// body stands beside it is no message (REQ-7572-33, REQ-XI-36)? `name` is the
 /// element's.
-pub fn is_encrypted(namespace: &str, name: &str) -> bool {
+fn is_encrypted(namespace: &str, name: &str) -> bool {
     match namespace {
         ns::OMEMO_LEGACY | "urn:xmpp:omemo:0" | "urn:xmpp:omemo:1" | ns::OMEMO => name == "encrypted",
         ns::OPENPGP => name == "openpgp",
