@@ -625,7 +625,9 @@ impl FromSip<'_> {
             if let Some(xhtml) = self.xhtml {
                 // Made by our own reader, element by element: never the sender's markup.
                 Tag::begin(w, "html").namespace(ns::XHTML_IM).content(|w| {
-                    Tag::begin(w, "body").namespace(ns::XHTML).content(|w| drop(w.str(xhtml)));
+                    Tag::begin(w, "body").namespace(ns::XHTML).content(|w| {
+                        w.str(xhtml);
+                    });
                 });
             }
             if let Some(delay) = self.delay {

@@ -94,8 +94,7 @@ impl Node {
 
     fn run<R>(&mut self, now: Instant, run: impl FnOnce(&mut Server, &mut Cx<'_>) -> R) -> (R, Vec<Act>) {
         let wall = Wall(1_700_000_000_000 + now.as_millis() as i64);
-        let mut cx =
-            Cx { now, wall, rng: &mut self.rng, out: &mut self.out, count: &mut self.count };
+        let mut cx = Cx { now, wall, rng: &mut self.rng, out: &mut self.out, count: &mut self.count };
         let result = run(&mut self.server, &mut cx);
         let acts = self.take();
         (result, acts)
@@ -127,15 +126,19 @@ impl Node {
     fn receive(&mut self, now: Instant, link: LinkId, bytes: &mut [u8]) -> (usize, Vec<Act>) {
         let mut tree = core::mem::take(&mut self.tree);
         let wall = Wall(1_700_000_000_000);
-        let mut cx =
-            Cx { now, wall, rng: &mut self.rng, out: &mut self.out, count: &mut self.count };
+        let mut cx = Cx { now, wall, rng: &mut self.rng, out: &mut self.out, count: &mut self.count };
         let (used, event) = self.server.receive(&mut cx, link, bytes, &mut tree);
         let mut handle = None;
         if let Some(Event::Stanza { handle: h, stanza }) = event {
             let body = stanza.element.child("body", ns::SERVER).or(stanza.element.child("body", ns::COMPONENT));
             let text = body.map_or(String::new(), |body| body.text().into_owned());
             let delay = if stanza.element.child("delay", ns::DELAY).is_some() { " delayed" } else { "" };
-            self.events.push(format!("{} {} > {} {text}{delay}", stanza.kind.name(), stanza.from.as_str(), stanza.to.as_str()));
+            self.events.push(format!(
+                "{} {} > {} {text}{delay}",
+                stanza.kind.name(),
+                stanza.from.as_str(),
+                stanza.to.as_str()
+            ));
             handle = Some(h);
         }
         match handle {
