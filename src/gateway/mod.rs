@@ -248,11 +248,9 @@ impl Gateway {
             // No INVITE is accepted, so nothing of one is waited for.
             Event::Cancelled { .. } | Event::Acknowledged { .. } | Event::Unacknowledged { .. } => {}
             Event::Locate { request, place } => {
-                let service = Service::Sip {
-                    host: &place.host,
-                    port: place.port,
-                    transport: place.transport,
-                    secure_only: place.sips,
+                let service = match (place.port, place.transport) {
+                    (Some(port), Some(transport)) => Service::Host { host: &place.host, port, transport },
+                    (port, transport) => Service::Sip { host: &place.host, port, transport, secure_only: place.sips },
                 };
                 self.locate(cx, Asker::Sip(request), &service);
             }

@@ -447,6 +447,10 @@ impl Server {
         }
         match Stanza::parse(element, stream.content(), element.inherited_lang()) {
             Ok(stanza) => {
+                if let Some(ours) = self.strays_from(key, stanza.from.domain(), stanza.to.domain()) {
+                    self.on_unserved(cx, key, &ours, &stanza);
+                    return None;
+                }
                 self.check_domains(cx, key, stanza.from.domain(), stanza.to.domain())?;
                 let number = self.count(key);
                 if self.is_pong(cx, key, &stanza) {
@@ -495,6 +499,34 @@ impl Server {
         let step = stream.fail(cx, StreamFault::new(fault.0, fault.1));
         self.on_step(cx, key, step);
         None
+    }
+
+    /// Is a stanza from a domain that is proved on the stream for a domain that is not
+    /// ours? Then the domain of ours that it is proved for: nothing is wrong with the
+    /// stream, and the sender shall hear of it (REQ-7247-7).
+    fn strays_from(&self, key: Key, from: &str, to: &str) -> Option<String> {
+        let stream = self.streams.get(key)?;
+        if stream.is_component() || self.policy.serves(to) {
+            return None;
+        }
+        stream.proved.iter().find(|pair| pair.theirs == from).map(|pair| pair.ours.clone())
+    }
+
+    fn on_unserved(&mut self, cx: &mut Cx<'_>, key: Key, ours: &str, stanza: &Stanza<'_>) {
+        if let Some((session, number)) = self.count(key) {
+            self.finish(cx, session, number);
+        }
+        cx.refuse(
+            Counter::HostUnknown,
+            "xmpp.stanza.unserved",
+            format_args!("side=partner from={} to={}", Escaped(stanza.from.domain()), Escaped(stanza.to.domain())),
+        );
+        let error = StanzaError::new(Condition::RemoteServerNotFound);
+        // Without room for the answer the sender's server still has its stream's word
+        // for nothing but what it sent astray.
+        let _ = self.answer(cx, ours, stanza.from.domain(), |w| {
+            stanza.emit_error(w, &error);
+        });
     }
 
     /// A stanza whose domains are in order while the rest of an address is not.
