@@ -190,6 +190,15 @@ impl Reactor {
         self.listeners.close_streams();
     }
 
+    /// Closes every link, after what was sent on it has left.
+    pub fn close_all(&mut self) {
+        let links: Vec<LinkId> = self.by_id.keys().copied().collect();
+        for link in links {
+            self.close(link, false);
+        }
+        self.flush();
+    }
+
     /// Links that are no datagram sockets.
     pub fn streams(&self) -> usize {
         self.links.iter().filter(|(_, link)| !link.is_datagram()).count()
@@ -723,7 +732,7 @@ impl Reactor {
             }
             Err(e) => Fault::system(&e),
         };
-        self.say_failed(id, to, &fault);
+        self.say_failed(to, None, &fault);
         self.reports.push_back(Report::Closed(id, fault.why));
     }
 
@@ -737,7 +746,11 @@ impl Reactor {
                 self.list_to_flush(key);
                 self.list_to_read(key);
             }
-            Err(why) => self.fail(key, &Fault { why: CloseReason::Tls, cause: why.reason().into() }),
+            Err(why) => {
+                self.count.add(Counter::TlsFailed);
+                self.say(Level::Error, "tls.not-begun", format_args!("side=ours cause={}", Quoted(why.reason())));
+                self.remove(key, CloseReason::Tls);
+            }
         }
     }
 
@@ -749,6 +762,9 @@ impl Reactor {
         }
         if abort || link.is_connecting() || link.is_datagram() {
             self.remove(key, CloseReason::Local);
+            return;
+        }
+        if link.is_closing() {
             return;
         }
         link.close();
@@ -782,22 +798,32 @@ impl Reactor {
     /// A link broke.
     fn fail(&mut self, key: Key, fault: &Fault) {
         let Some(link) = self.links.get(key) else { return };
-        let (id, peer, closing) = (link.id, link.peer, link.is_closing());
+        let (peer, listener, closing) = (link.peer, link.listener, link.is_closing());
         if closing {
             self.remove(key, CloseReason::Local);
             return;
         }
-        self.say_failed(id, peer, fault);
+        self.say_failed(peer, listener, fault);
         self.remove(key, fault.why);
     }
 
-    fn say_failed(&mut self, link: LinkId, peer: SocketAddr, fault: &Fault) {
-        let cause = Quoted(&fault.cause);
+    /// Writes why a link broke. Of one that a stranger opened neither number nor port
+    /// are told, so that the lines of a thousand tries are one.
+    fn say_failed(&mut self, peer: SocketAddr, listener: Option<ListenerId>, fault: &Fault) {
+        let (level, code) = match fault.why {
+            CloseReason::Tls => (Level::Warn, "tls.failed"),
+            _ => (Level::Info, "io.link.failed"),
+        };
         if fault.why == CloseReason::Tls {
             self.count.add(Counter::TlsFailed);
-            self.say(Level::Warn, "tls.failed", format_args!("link={} peer={peer} cause={cause}", link.0));
-        } else {
-            self.say(Level::Info, "io.link.failed", format_args!("link={} peer={peer} cause={cause}", link.0));
+        }
+        let cause = Quoted(&fault.cause);
+        match listener {
+            None => self.say(level, code, format_args!("side=partner to={peer} cause={cause}")),
+            Some(listener) => {
+                let side = if self.listeners.is_sip(listener) { "sip" } else { "xmpp" };
+                self.say(level, code, format_args!("side={side} from={} cause={cause}", peer.ip()));
+            }
         }
     }
 
