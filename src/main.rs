@@ -1,3 +1,7 @@
-//! The program `latimer`.
+//! The program `latimer`: see `latimer --help`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    latimer::io::cli::run(lexopt::Parser::from_env())
+}

@@ -1,0 +1,241 @@
+//! `latimer serve`: from the configuration to the loop, and to a clean end.
+
+use super::log::{self, Log, Quoted};
+use super::reactor::Reactor;
+use super::store;
+use super::tls::{Material, Tls, Unusable};
+use crate::appliance::config::Config;
+use crate::appliance::slots::{self, Chosen};
+use crate::base::net::Transport;
+use crate::base::outbox::Level;
+use crate::base::text::Escaped;
+use crate::base::time::Instant;
+use crate::gateway::Gateway;
+use crate::gateway::input::Input;
+use crate::limits::LINKS_MAX;
+use crate::settings::Settings;
+use core::time::Duration;
+use std::path::PathBuf;
+
+/// Name, version and commit, without the name.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("LATIMER_COMMIT"), ")");
+
+/// How long the protocols may take to say goodbye before their connections are
+/// closed.
+const FAREWELL_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long a clean end may take; the promise is five seconds, the process's own end
+/// among them.
+const END_TIME_MAX: Duration = Duration::from_millis(4500);
+
+/// Descriptors for listeners, files, signals and the log.
+const DESCRIPTORS_BESIDES: u64 = 280;
+
+/// What stands behind `serve` on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// `--config`: the binary configuration.
+    pub config: PathBuf,
+    /// `--state`: the folder of what must survive a restart.
+    pub state: PathBuf,
+}
+
+/// Serves until it is told to end. The error is a sentence for the operator.
+pub fn run(options: &Options) -> Result<(), String> {
+    log::to_stderr();
+    raise_descriptor_limit();
+    let mut server = Server::start(options)?;
+    loop {
+        let asked = server.turn()?;
+        if asked.end {
+            return server.end();
+        }
+        if asked.reload {
+            server.reload(options);
+        }
+    }
+}
+
+/// Asks for as many descriptors as there may be links; with fewer, accepting rests
+/// when they are used up.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let wanted = LINKS_MAX as u64 + DESCRIPTORS_BESIDES;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < wanted) {
+        let current = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+        // What is refused leaves the limit as it was.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum: limit.maximum });
+    }
+}
+
+/// 256 bits of chance from the operating system.
+pub fn seed() -> Result<[u8; 32], String> {
+    let mut seed = [0; 32];
+    let mut filled = 0;
+    while let Some(rest) = seed.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        filled += rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty())
+            .map_err(|e| format!("the operating system gives no random numbers: {e}"))?;
+    }
+    Ok(seed)
+}
+
+/// What `io` makes of a configuration, unless it cannot be used.
+pub fn usable(config: &Config) -> Result<(Tls, Vec<log::Syslog>), Unusable> {
+    let certificates: Vec<_> = config
+        .tls
+        .certificates
+        .iter()
+        .map(|certificate| (certificate.name.as_str(), certificate.chain.as_str(), certificate.key.as_str()))
+        .collect();
+    let trust: Vec<_> =
+        config.tls.trust.iter().map(|trust| (trust.name.as_str(), trust.certificates.as_str())).collect();
+    let material = Material { certificates: &certificates, trust: &trust, public_roots: config.tls.public_roots };
+    let syslog = match config.system.syslog {
+        None => None,
+        Some(syslog) => match syslog.transport {
+            Transport::Udp => Some(log::Syslog::Udp(syslog.address)),
+            Transport::Tcp => Some(log::Syslog::Tcp(syslog.address)),
+            Transport::Tls => {
+                let what = "tls: not in this version; allowed: udp:ADDR:PORT, tcp:ADDR:PORT; example: \
+                            set system log syslog tcp:192.0.2.14:514";
+                return Err(Unusable { path: "system log syslog".into(), what: what.into() });
+            }
+        },
+    };
+    Ok((Tls::new(&material)?, syslog.into_iter().collect()))
+}
+
+struct Server {
+    reactor: Reactor,
+    gateway: Gateway,
+}
+
+impl Server {
+    fn start(options: &Options) -> Result<Self, String> {
+        let Chosen { config, generation, other_damaged, .. } = read(options)?;
+        let (tls, syslog) = usable(&config).map_err(|e| e.to_string())?;
+        let mut reactor =
+            Reactor::new(seed()?, tls, Log::new()).map_err(|e| format!("cannot set up the event loop: {e}"))?;
+        reactor.set_log(config.system.log_level, |log| log.configure(&config.settings.host_name, &syslog));
+        reactor.watch_signals().map_err(|e| format!("cannot watch signals: {e}"))?;
+        if other_damaged {
+            say_damaged(&mut reactor);
+        }
+        let secret = store::secret(&options.state, seed()?);
+        if let (None, Some(fault)) = (&config.settings.xmpp.dialback_secret, &secret.fault) {
+            reactor.say(
+                Level::Warn,
+                "state.not-kept",
+                format_args!("side=ours cause={} effect=new-dialback-secret-after-restart", Quoted(fault)),
+            );
+        }
+        let settings = complete(config.settings);
+        reactor.listen(&settings.listeners)?;
+        let mut server = Self { gateway: Gateway::new(settings, &secret.octets), reactor };
+        server.say_ready(generation);
+        Ok(server)
+    }
+
+    /// Says that every listener is up, whatever the log level.
+    fn say_ready(&mut self, generation: u64) {
+        let listeners: Vec<String> = self
+            .gateway
+            .settings()
+            .listeners
+            .iter()
+            .map(|listener| format!("{}={}", Escaped(&listener.name), listener.address))
+            .collect();
+        self.reactor.announce(
+            "latimer.ready",
+            format_args!("version={} generation={generation} listen={}", Quoted(VERSION), listeners.join(",")),
+        );
+    }
+
+    fn turn(&mut self) -> Result<super::reactor::Asked, String> {
+        let Self { reactor, gateway } = self;
+        reactor.turn(gateway.deadline(), &mut |cx, input| gateway.handle(cx, input)).map_err(|e| failed(&e))
+    }
+
+    /// Takes over the configuration file as it is now, or keeps all as it was.
+    fn reload(&mut self, options: &Options) {
+        match self.commit(options) {
+            Ok(generation) => {
+                self.reactor.say(Level::Info, "config.committed", format_args!("generation={generation}"));
+            }
+            Err(cause) => self.reactor.say(
+                Level::Error,
+                "config.refused",
+                format_args!("side=ours cause={} effect=the-old-one-stays", Quoted(&cause)),
+            ),
+        }
+    }
+
+    fn commit(&mut self, options: &Options) -> Result<u64, String> {
+        let Chosen { config, generation, other_damaged, .. } = read(options)?;
+        let (tls, syslog) = usable(&config).map_err(|e| e.to_string())?;
+        let settings = complete(config.settings);
+        self.reactor.listen(&settings.listeners)?;
+        if other_damaged {
+            say_damaged(&mut self.reactor);
+        }
+        self.reactor.set_tls(tls);
+        self.reactor.set_log(config.system.log_level, |log| log.configure(&settings.host_name, &syslog));
+        let Self { reactor, gateway } = self;
+        reactor.with(|cx| gateway.configure(cx, settings));
+        Ok(generation)
+    }
+
+    /// Lets what is under way come to its end, for as long as is promised: first the
+    /// protocols, then whatever connections they left open.
+    fn end(mut self) -> Result<(), String> {
+        let links = self.reactor.links();
+        self.reactor.say(Level::Info, "latimer.ending", format_args!("links={links}"));
+        self.reactor.stop_accepting();
+        let Self { reactor, gateway } = &mut self;
+        reactor.with(|cx| gateway.handle(cx, Input::Shutdown));
+        let begun = reactor.now();
+        self.turn_until(begun.after(FAREWELL_TIME_MAX), |server| {
+            server.reactor.streams() == 0 && server.gateway.messages_under_way() == 0
+        })?;
+        self.reactor.close_all();
+        self.turn_until(begun.after(END_TIME_MAX), |server| server.reactor.streams() == 0)?;
+        let left = self.reactor.streams();
+        self.reactor.announce("latimer.ended", format_args!("links={left}"));
+        self.reactor.finish();
+        Ok(())
+    }
+
+    fn turn_until(&mut self, until: Instant, done: impl Fn(&Self) -> bool) -> Result<(), String> {
+        while !done(self) && self.reactor.now() < until {
+            let Self { reactor, gateway } = self;
+            let soon = gateway.deadline().map_or(until, |at| at.min(until));
+            reactor.turn(Some(soon), &mut |cx, input| gateway.handle(cx, input)).map_err(|e| failed(&e))?;
+        }
+        Ok(())
+    }
+}
+
+fn failed(error: &std::io::Error) -> String {
+    format!("the event loop failed: {error}")
+}
+
+fn read(options: &Options) -> Result<Chosen, String> {
+    let file = store::read_config(&options.config)?;
+    slots::choose(&file).map_err(|e| format!("{}: {e}", options.config.display()))
+}
+
+/// The settings with what only this machine knows.
+fn complete(mut settings: Settings) -> Settings {
+    if settings.dns_servers.is_empty() {
+        settings.dns_servers = store::system_resolvers();
+    }
+    settings
+}
+
+fn say_damaged(reactor: &mut Reactor) {
+    reactor.say(
+        Level::Warn,
+        "config.slot-damaged",
+        format_args!("side=ours effect=none cause=the-older-slot-is-not-whole advice=load-the-configuration-again"),
+    );
+}
