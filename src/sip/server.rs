@@ -124,7 +124,7 @@ impl Endpoint {
             Method::Ack | Method::Cancel => "INVITE",
             method => method.as_str(),
         };
-        let from_tag = message.from().tag.unwrap_or(message.from().uri).as_bytes();
+        let from_tag = message.from().tag.unwrap_or_else(|| message.from().uri).as_bytes();
         let call_id = message.call_id().as_bytes();
         let has_cookie = via.branch().get(..COOKIE.len()).is_some_and(|start| start.eq_ignore_ascii_case(COOKIE))
             && via.branch().len() > COOKIE.len();

@@ -122,7 +122,7 @@ impl Ways {
     pub(super) fn via_len(&self, transport: Transport) -> usize {
         let port = self.port_of(transport).filter(|port| *port != default_port(transport));
         let port = port.map_or(0, |port| ":".len() + super::message::decimal_len(u64::from(port)));
-        "Via: SIP/2.0/XXX ;branch=".len() + self.host_name.len() + port + via_end(transport).len()
+        "Via: SIP/2.0/TCP ;branch=".len() + self.host_name.len() + port + via_end(transport).len()
     }
 }
 
@@ -193,9 +193,9 @@ pub(super) struct Copied {
 pub(super) fn emit_copied(w: &mut Writer<'_>, message: &Message<'_>, from: SocketAddr, tag: &str) -> Copied {
     for (place, via) in message.vias().enumerate() {
         if place == 0 {
-            emit_top_via(w, message.via(), from)
+            emit_top_via(w, message.via(), from);
         } else {
-            drop(w.str("Via: ").str(via))
+            w.str("Via: ").str(via);
         }
         w.str("\r\n");
     }
@@ -229,7 +229,9 @@ pub(super) fn emit_salvaged(w: &mut Writer<'_>, malformed: &Malformed<'_>, from:
                     w.str("\r\nVia: ").str(further);
                 }
             }
-            None => drop(w.str("Via: ").str(via)),
+            None => {
+                w.str("Via: ").str(via);
+            }
         }
         w.str("\r\n");
         is_top = false;
@@ -450,7 +452,9 @@ impl Failed {
         self.0.retain(|(other, until, _)| *other != target && *until > now);
         if self.0.is_full() {
             let first = self.0.iter().enumerate().min_by_key(|(_, (_, until, _))| *until).map(|(at, _)| at);
-            drop(first.map(|at| self.0.swap_remove(at)));
+            if let Some(first) = first {
+                self.0.swap_remove(first);
+            }
         }
         // There is room now.
         let _ = self.0.push((target, now.after(time), asked));

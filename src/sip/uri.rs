@@ -183,8 +183,12 @@ impl<'a> Uri<'a> {
         }
         match ipv6_reference(self.host) {
             // Writing into the arena cannot fail.
-            Some(address) => drop(core::fmt::Write::write_fmt(w, format_args!("[{address}]"))),
-            None => drop(w.str(self.host)),
+            Some(address) => {
+                let _ = core::fmt::Write::write_fmt(w, format_args!("[{address}]"));
+            }
+            None => {
+                w.str(self.host);
+            }
         }
         if let Some(port) = self.port {
             w.str(":").number(u64::from(port));
