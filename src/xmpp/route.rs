@@ -36,6 +36,8 @@ pub(super) struct Route {
     pub(super) without: Without,
     /// The gravest failure so far.
     pub(super) worst: Option<Undelivered>,
+    /// Was the search begun anew because a negotiated stream was lost?
+    pub(super) restarted: bool,
     /// When the attempts began.
     pub(super) since: Instant,
     /// Stanzas that wait.
@@ -94,6 +96,7 @@ impl Route {
             next: 0,
             without: Without::default(),
             worst: None,
+            restarted: false,
             since: now,
             queue: VecDeque::new(),
             octets: 0,

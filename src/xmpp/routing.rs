@@ -301,6 +301,7 @@ impl Server {
         let Some(route) = self.routes.get_mut(key) else { return };
         let why = route.worst.take().unwrap_or(Undelivered::Unreachable);
         route.stage = Stage::Idle;
+        route.restarted = false;
         route.targets.clear();
         route.blocked = Some((cx.now.after(route.back_off(cx)), why));
         cx.refuse(
@@ -561,11 +562,17 @@ impl Server {
                 self.advance(cx, place);
                 continue;
             }
+            let was_ready = matches!(route.stage, Stage::Ready(_));
+            let was_lost = matches!(ended.why, Undelivered::Unreachable | Undelivered::Timeout);
             route.stage = Stage::Idle;
             // A component that was connected is left alone for a moment too.
             if route.is_component() && route_of_side(stream.side) == Some(place) && !self.is_shut {
                 route.note(ended.why);
                 self.route_failed(cx, place);
+            } else if was_ready && was_lost && ended.retry.is_none() && !route.restarted {
+                // It worked and may have been dead for long: that says nothing of the address.
+                route.restarted = true;
+                self.advance(cx, place);
             } else if stream.proved.is_empty() && route.wants_stream() && !self.is_shut {
                 route.note(ended.why);
                 match ended.retry {

@@ -646,7 +646,7 @@ impl Server {
             if !is_answerer {
                 route.stage = Stage::Ready(key);
                 route.carrier = Some(key);
-                (route.worst, route.next) = (None, 0);
+                (route.worst, route.next, route.restarted) = (None, 0, false);
                 route.targets.clear();
             } else if route.carrier.is_none() {
                 route.carrier = Some(key);

@@ -10,6 +10,7 @@ use crate::base::rng::Rng;
 use crate::base::time::Wall;
 use crate::settings::{Component, Dialect, Listener, ListenerKind, Partner, Requirement, SipDomain};
 use crate::xmpp::stanza::Head;
+use base64ct::{Base64, Encoding};
 use core::net::{IpAddr, Ipv4Addr};
 
 /// One server and its world.
@@ -724,4 +725,642 @@ fn a_tls_handshake_that_fails_never_leads_to_clear_text() {
     w.pass(Duration::from_secs(30));
     assert_eq!(w.nodes[A].events.last(), Some(&"undelivered 0 Refused".into()));
     assert!(!w.transcript().contains("hello"));
+}
+
+// ---- One server against a script ----------------------------------------------------
+
+/// A server whose peer is played by the test.
+struct Script {
+    node: Node,
+    now: Instant,
+    /// What was sent on each link and not looked at yet.
+    sent: BTreeMap<LinkId, String>,
+    /// All octets given to each link.
+    total: BTreeMap<LinkId, u64>,
+    connects: Vec<LinkId>,
+    closed: Vec<LinkId>,
+    tls: Vec<(LinkId, String, &'static str)>,
+    reading: Vec<bool>,
+}
+
+const HEADER: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:server' \
+    xmlns:stream='http://etherx.jabber.org/streams' xmlns:db='jabber:server:dialback' ";
+const FROM_B: &str = "from='b.example' to='a.example' version='1.0'>";
+/// What an answerer says in TLS, with features to fill in.
+const ANSWER_B: &str = "from='b.example' to='a.example' id='s1' version='1.0' xml:lang='de'><stream:features>";
+
+impl Script {
+    fn new(partner: Partner) -> Self {
+        Self::with(settings(&[OURS, "a2.example"], partner, address(1, 5269), address(1, 5270)))
+    }
+
+    fn with(settings: Settings) -> Self {
+        Self {
+            node: Node::new(&settings, 1, named(OURS)),
+            now: Instant::from_millis(1000),
+            sent: BTreeMap::new(),
+            total: BTreeMap::new(),
+            connects: Vec::new(),
+            closed: Vec::new(),
+            tls: Vec::new(),
+            reading: Vec::new(),
+        }
+    }
+
+    fn act(&mut self, acts: Vec<Act>) {
+        for act in acts {
+            match act {
+                Act::Send(link, bytes) => {
+                    *self.total.entry(link).or_default() += bytes.len() as u64;
+                    self.sent.entry(link).or_default().push_str(&String::from_utf8(bytes).expect("text"));
+                }
+                Act::Connect(link, _) => self.connects.push(link),
+                Act::Tls(link, name, alpn) => self.tls.push((link, name, alpn)),
+                Act::Close(link, _) => self.closed.push(link),
+                Act::Reading(_, on) => self.reading.push(on),
+            }
+        }
+        while let Some(event) = self.node.server.poll() {
+            match event {
+                Event::Locate { place, .. } => {
+                    let (_, acts) = self.node.run(self.now, |s, cx| s.located(cx, place, Ok(&[starttls_target(2)])));
+                    self.act(acts);
+                }
+                Event::Delivered { ticket } => self.node.events.push(format!("delivered {}", ticket.0.index())),
+                Event::Undelivered { ticket, why } => {
+                    self.node.events.push(format!("undelivered {} {why:?}", ticket.0.index()));
+                }
+                Event::Stanza { .. } => panic!("stanzas come by receive"),
+            }
+        }
+        self.node.server.check_invariants();
+    }
+
+    fn run(&mut self, run: impl FnOnce(&mut Server, &mut Cx<'_>)) {
+        let ((), acts) = self.node.run(self.now, run);
+        self.act(acts);
+    }
+
+    /// The peer says something; gives what it is answered on the same link.
+    fn says(&mut self, link: LinkId, text: &str) -> String {
+        let mut bytes = text.as_bytes().to_vec();
+        while !bytes.is_empty() {
+            let (used, acts) = self.node.receive(self.now, link, &mut bytes);
+            bytes.drain(..used);
+            self.act(acts);
+            if used == 0 {
+                break;
+            }
+        }
+        self.answer(link)
+    }
+
+    fn answer(&mut self, link: LinkId) -> String {
+        self.sent.remove(&link).unwrap_or_default()
+    }
+
+    fn accepted(&mut self) -> LinkId {
+        let link = self.node.out.new_link();
+        self.run(|s, cx| s.accepted(cx, link, ListenerId(0), address(2, 40_000)));
+        link
+    }
+
+    fn secured(&mut self, link: LinkId, certificate: &PeerCertificate) {
+        self.run(|s, cx| s.secured(cx, link, certificate));
+    }
+
+    /// A stream of the peer's that is encrypted and has its features.
+    fn inbound(&mut self, certificate: &PeerCertificate) -> (LinkId, String) {
+        let link = self.accepted();
+        self.says(link, &format!("{HEADER}{FROM_B}"));
+        assert_eq!(
+            self.says(link, "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"),
+            "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
+        );
+        self.secured(link, certificate);
+        let answer = self.says(link, &format!("{HEADER}{FROM_B}"));
+        (link, answer)
+    }
+
+    /// A stream of the peer's that SASL EXTERNAL proved; `before` goes before it.
+    fn proved(&mut self, before: &str) -> LinkId {
+        let (link, features) = self.inbound(&named(THEIRS));
+        assert!(features.contains("EXTERNAL"), "{features}");
+        self.says(link, before);
+        let answer = self.says(link, "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>=</auth>");
+        assert!(answer.contains("<success"), "{answer}");
+        let answer = self.says(link, &format!("{HEADER}{FROM_B}"));
+        assert!(answer.contains("<sm xmlns"), "{answer}");
+        link
+    }
+
+    /// A stream of ours that is up to the features in TLS, which are `features`.
+    fn outbound(&mut self, features: &str) -> LinkId {
+        let link = *self.connects.last().expect("a connection");
+        self.run(|s, cx| s.opened(cx, link));
+        assert!(self.answer(link).contains("to='b.example'"));
+        let tls = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:features>";
+        assert!(self.says(link, &format!("{HEADER}{ANSWER_B}{tls}")).contains("<starttls"));
+        self.says(link, "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>");
+        self.secured(link, &named(THEIRS));
+        assert!(self.answer(link).contains("<stream:stream"));
+        let text = format!("{HEADER}{ANSWER_B}{features}</stream:features>");
+        let mut bytes = text.into_bytes();
+        while !bytes.is_empty() {
+            let (used, acts) = self.node.receive(self.now, link, &mut bytes);
+            bytes.drain(..used);
+            self.act(acts);
+        }
+        link
+    }
+
+    /// A stream of ours that SASL EXTERNAL proved, with these features behind it.
+    fn outbound_proved(&mut self, before: &str, features: &str) -> LinkId {
+        let link = self.outbound(&format!("{EXTERNAL}{before}"));
+        assert!(self.answer(link).contains("<auth"));
+        let answer = self.says(link, "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>");
+        assert!(answer.contains("<stream:stream"), "{answer}");
+        let answer = self.says(link, &format!("{HEADER}{ANSWER_B}{features}</stream:features>"));
+        self.sent.insert(link, answer);
+        link
+    }
+
+    fn send(&mut self, text: &str) -> Result<Ticket, Refused> {
+        let (result, acts) = self.node.send(self.now, "x@a.example", "y@b.example", text);
+        self.act(acts);
+        result
+    }
+
+    fn pass(&mut self, by: Duration) {
+        let until = self.now.after(by);
+        while let Some(next) = self.node.server.deadline().filter(|next| *next <= until) {
+            self.now = self.now.max(next);
+            self.run(|s, cx| s.timeout(cx));
+        }
+        self.now = until;
+    }
+
+    fn drained(&mut self, link: LinkId) {
+        let sent = self.total.get(&link).copied().unwrap_or_default();
+        self.run(|s, cx| s.drained(cx, link, sent));
+    }
+
+    fn is_closed(&self, link: LinkId) -> bool {
+        self.closed.contains(&link)
+    }
+}
+
+const EXTERNAL: &str =
+    "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms>";
+const DIALBACK: &str = "<dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback>";
+const BIDI: &str = "<bidi xmlns='urn:xmpp:features:bidi'/>";
+const SM: &str = "<sm xmlns='urn:xmpp:sm:3'/>";
+
+fn message(from: &str, to: &str, text: &str) -> String {
+    format!("<message from='{from}' to='{to}' id='1'><body>{text}</body></message>")
+}
+
+#[test]
+fn a_proved_stream_passes_stanzas_of_its_pair_and_no_others() {
+    let cases = [
+        ("y@b.example", "x@a.example", ""),
+        ("Y@B.Example/r", "x@A.example.", ""),
+        ("b.example", "a.example", ""),
+        ("y@c.example", "x@a.example", "invalid-from"),
+        ("y@sub.b.example", "x@a.example", "invalid-from"),
+        ("y@a.example", "x@a.example", "invalid-from"),
+        ("a2.example", "x@a.example", "invalid-from"),
+        ("y@xb.example", "x@a.example", "invalid-from"),
+        ("y@b.example", "x@a2.example", "invalid-from"),
+        ("y@b.example", "x@c.example", "host-unknown"),
+        ("", "x@a.example", "improper-addressing"),
+    ];
+    for (from, to, error) in cases {
+        let mut s = Script::new(Partner::new(THEIRS));
+        let link = s.proved("");
+        let answer = s.says(link, &message(from, to, "hello"));
+        assert_eq!(s.node.events.len(), usize::from(error.is_empty()), "{from} {to} {answer}");
+        assert!(answer.contains(error), "{from} {to} {answer}");
+        assert_eq!(s.is_closed(link), !error.is_empty());
+    }
+}
+
+#[test]
+fn a_stanza_without_from_or_to_ends_the_stream() {
+    for stanza in ["<message to='x@a.example'/>", "<message from='y@b.example'/>", "<iq type='get' id='1'/>"] {
+        let mut s = Script::new(Partner::new(THEIRS));
+        let link = s.proved("");
+        assert!(s.says(link, stanza).contains("improper-addressing"), "{stanza}");
+        assert!(s.is_closed(link));
+    }
+}
+
+#[test]
+fn a_malformed_local_part_is_answered_and_the_stream_goes_on() {
+    let mut s = Script::new(Partner::new(THEIRS));
+    let link = s.proved("<bidi xmlns='urn:xmpp:bidi'/>");
+    let answer = s.says(link, &message("y@b.example", "a b&amp;c@a.example", "hello"));
+    assert!(answer.contains("jid-malformed") && answer.contains("type='error'"), "{answer}");
+    assert!(s.node.events.is_empty() && !s.is_closed(link));
+}
+
+#[test]
+fn nothing_passes_before_authentication() {
+    let mut s = Script::new(Partner::new(THEIRS));
+    let (link, _) = s.inbound(&named(THEIRS));
+    assert!(s.says(link, &message("y@b.example", "x@a.example", "hello")).contains("not-authorized"));
+    let link = s.accepted();
+    s.says(link, &format!("{HEADER}{FROM_B}"));
+    assert!(s.says(link, &message("y@b.example", "x@a.example", "hello")).contains("not-authorized"));
+    assert!(s.node.events.is_empty());
+}
+
+#[test]
+fn headers_that_ask_for_the_wrong_thing_are_answered_with_a_header_and_an_error() {
+    let with = |rest: &str| format!("{HEADER}{rest}");
+    let cases = [
+        (with("from='b.example' to='c.example' version='1.0'>"), "host-unknown"),
+        (with("from='b.example' version='1.0'>"), "improper-addressing"),
+        (with("from='b.example' to='x@a.example' version='1.0'>"), "improper-addressing"),
+        (with("from='y@b.example' to='a.example' version='1.0'>"), "improper-addressing"),
+        (with("from='a2.example' to='a.example' version='1.0'>"), "invalid-from"),
+        (with("from='a.example' to='a.example' version='1.0'>"), "invalid-from"),
+        (with("from='b.example' to='a.example' version='abc'>"), "unsupported-version"),
+        (with("from='b.example' to='a.example'>"), "unsupported-version"),
+        (HEADER.replace("jabber:server'", "jabber:client'") + FROM_B, "invalid-namespace"),
+        (HEADER.replace("etherx", "other") + FROM_B, "invalid-namespace"),
+        ("<!DOCTYPE a>".into(), "restricted-xml"),
+        ("GET / HTTP/1.1\r\n".into(), "not-well-formed"),
+        (HEADER.replace("UTF", "") + "from='b.example' to='a.example' x:y='1' version='1.0'>", "bad-namespace-prefix"),
+    ];
+    for (header, error) in cases {
+        let mut s = Script::new(Partner::new(THEIRS));
+        let link = s.accepted();
+        let answer = s.says(link, &header);
+        assert!(answer.starts_with("<?xml version='1.0'?><stream:stream"), "{header} {answer}");
+        assert!(answer.contains(error), "{header} {answer}");
+        assert!(answer.ends_with("</stream:error></stream:stream>"), "{answer}");
+        assert!(s.is_closed(link), "{header}");
+    }
+}
+
+#[test]
+fn stream_ids_differ() {
+    let mut s = Script::new(Partner::new(THEIRS));
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        let link = s.accepted();
+        let answer = s.says(link, &format!("{HEADER}{FROM_B}"));
+        let id = answer.split(" id='").nth(1).and_then(|rest| rest.split('\'').next()).expect("an id");
+        assert!(id.len() >= 20);
+        ids.push(id.to_owned());
+    }
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 20);
+}
+
+#[test]
+fn clear_text_behind_starttls_is_never_read() {
+    let starttls = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
+    let mut s = Script::new(Partner::new(THEIRS));
+    let link = s.accepted();
+    s.says(link, &format!("{HEADER}{FROM_B}"));
+    s.says(link, &format!("{starttls}{HEADER}{FROM_B}"));
+    assert!(s.is_closed(link));
+    assert!(s.node.has_logged(&["xmpp.starttls.injection"]));
+    let link = s.accepted();
+    s.says(link, &format!("{HEADER}{FROM_B}"));
+    s.says(link, &format!("{starttls}\n "));
+    assert!(!s.is_closed(link));
+    s.send("hello").expect("taken");
+    let link = s.connects[0];
+    s.run(|s, cx| s.opened(cx, link));
+    s.says(link, &format!("{HEADER}{ANSWER_B}{starttls}</stream:features>"));
+    s.says(link, "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/><stream:features/>");
+    assert!(s.is_closed(link));
+}
+
+#[test]
+fn starttls_cannot_come_twice_or_inside_of_tls() {
+    let mut s = Script::new(Partner::new(THEIRS));
+    let (link, features) = s.inbound(&named(THEIRS));
+    assert!(!features.contains("<starttls"));
+    let answer = s.says(link, "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>");
+    assert!(answer.contains("<failure") && s.is_closed(link), "{answer}");
+}
+
+#[test]
+fn compression_is_not_offered_and_refused() {
+    let mut s = Script::new(Partner::new(THEIRS));
+    let (link, features) = s.inbound(&named(THEIRS));
+    assert!(!features.contains("compress"));
+    let ask = "<compress xmlns='http://jabber.org/protocol/compress'><method>zlib</method></compress>";
+    assert!(s.says(link, ask).contains("<failure xmlns='http://jabber.org/protocol/compress'>"));
+}
+
+#[test]
+fn each_mistake_of_external_is_refused_with_its_condition() {
+    let auth =
+        |text: &str| format!("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>{text}</auth>");
+    let other = Base64::encode_string(b"c.example");
+    let huge = "A".repeat(4096);
+    let cases = [
+        (auth(""), "malformed-request"),
+        (auth(&other), "invalid-authzid"),
+        (auth("%%%"), "incorrect-encoding"),
+        (auth("/w=="), "incorrect-encoding"),
+        (auth(&huge), "malformed-request"),
+        (auth("=").replace("EXTERNAL", "PLAIN"), "invalid-mechanism"),
+        ("<abort xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>".into(), "aborted"),
+        ("<response xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>".into(), "malformed-request"),
+    ];
+    for (request, condition) in cases {
+        let mut s = Script::new(Partner::new(THEIRS));
+        let (link, _) = s.inbound(&named(THEIRS));
+        let answer = s.says(link, &request);
+        assert!(answer.contains(condition) && answer.contains("<failure"), "{request} {answer}");
+        assert!(!s.is_closed(link), "dialback may follow");
+        // A second attempt may go well.
+        assert!(s.says(link, &auth(&Base64::encode_string(b"B.example"))).contains("<success"));
+    }
+    let mut s = Script::new(Partner::new(THEIRS));
+    let (link, _) = s.inbound(&named(THEIRS));
+    for _ in 0..3 {
+        s.says(link, &auth(&other));
+    }
+    assert!(s.is_closed(link), "no guessing without end");
+}
+
+#[test]
+fn external_is_not_taken_where_it_was_not_offered() {
+    let auth = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>=</auth>";
+    let mut s = Script::new(Partner::new(THEIRS));
+    let (link, features) = s.inbound(&named("c.example"));
+    assert!(!features.contains("EXTERNAL"));
+    assert!(s.says(link, auth).contains("not-authorized"));
+    let mut s = Script::new(Partner::new(THEIRS));
+    let link = s.accepted();
+    s.says(link, &format!("{HEADER}{FROM_B}"));
+    assert!(s.says(link, auth).contains("encryption-required"));
+    let mut s = Script::new(Partner::new(THEIRS));
+    let link = s.proved("");
+    assert!(s.says(link, auth).contains("not-authorized"), "not twice");
+}
+
+#[test]
+fn after_authentication_the_addresses_of_the_stream_stay() {
+    let auth = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='EXTERNAL'>=</auth>";
+    for (header, error) in [
+        ("from='c.example' to='a.example' version='1.0'>", "invalid-from"),
+        ("from='b.example' to='a2.example' version='1.0'>", "improper-addressing"),
+        ("version='1.0'>", ""),
+    ] {
+        let mut s = Script::new(Partner::new(THEIRS));
+        let (link, _) = s.inbound(&named(THEIRS));
+        s.says(link, auth);
+        let answer = s.says(link, &format!("{HEADER}{header}"));
+        assert!(answer.contains(error), "{answer}");
+        assert_eq!(s.is_closed(link), !error.is_empty());
+    }
+}
+
+// ---- Dialback -----------------------------------------------------------------------
+
+fn clear_partner(domain: &str) -> Partner {
+    Partner { tls: Requirement::NotSupported, sasl: Requirement::NotSupported, ..Partner::new(domain) }
+}
+
+/// A stream of the peer's in the clear, from a server older than XMPP 1.0.
+fn legacy(s: &mut Script) -> LinkId {
+    let link = s.accepted();
+    let answer = s.says(link, &format!("{HEADER}>"));
+    assert!(!answer.contains("features") && !answer.contains("version='1.0' ") && answer.contains(" id='"), "{answer}");
+    link
+}
+
+fn id_of(answer: &str) -> String {
+    answer.split(" id='").nth(1).and_then(|rest| rest.split('\'').next()).expect("an id").to_owned()
+}
+
+/// Opens our stream to b.example for a key that is to be confirmed; gives it and the id
+/// that was asked about.
+fn asked(s: &mut Script) -> (LinkId, String) {
+    let link = *s.connects.last().expect("a connection to the authoritative server");
+    s.run(|s, cx| s.opened(cx, link));
+    s.answer(link);
+    let answer = s.says(link, &format!("{HEADER}from='b.example' to='a.example' id='s9'>"));
+    assert!(answer.contains("<db:verify"), "{answer}");
+    (link, id_of(&answer))
+}
+
+const RESULT: &str = "<db:result from='b.example' to='a.example'>abc</db:result>";
+
+#[test]
+fn a_server_older_than_xmpp_1_0_proves_itself_by_dialback_where_that_is_allowed() {
+    let mut s = Script::new(clear_partner(THEIRS));
+    let link = legacy(&mut s);
+    assert_eq!(s.says(link, RESULT), "");
+    let (on, id) = asked(&mut s);
+    let verdict = format!("<db:verify from='b.example' to='a.example' id='{id}' type='valid'/>");
+    s.says(on, &verdict);
+    assert_eq!(s.answer(link), "<db:result from='a.example' to='b.example' type='valid'/>");
+    s.says(link, &message("y@b.example", "x@a.example", "hello"));
+    assert_eq!(s.node.events, ["message y@b.example > x@a.example hello"]);
+}
+
+#[test]
+fn our_stream_to_such_a_server_begins_with_the_key() {
+    let mut s = Script::new(clear_partner(THEIRS));
+    s.send("hello").expect("taken");
+    let link = s.connects[0];
+    s.run(|s, cx| s.opened(cx, link));
+    s.answer(link);
+    let answer = s.says(link, &format!("{HEADER}id='s1'>"));
+    assert!(answer.starts_with("<db:result from='a.example' to='b.example'>"), "{answer}");
+    let answer = s.says(link, "<db:result from='b.example' to='a.example' type='valid'/>");
+    assert!(answer.contains("<body>hello</body>"), "{answer}");
+    s.drained(link);
+    assert_eq!(s.node.events, ["delivered 0"]);
+}
+
+#[test]
+fn verdicts_nobody_asked_for_prove_nothing() {
+    let mut s = Script::new(clear_partner(THEIRS));
+    let link = legacy(&mut s);
+    s.says(link, RESULT);
+    let (on, id) = asked(&mut s);
+    let verdict =
+        |from: &str, to: &str, id: &str| format!("<db:verify from='{from}' to='{to}' id='{id}' type='valid'/>");
+    for forged in [
+        verdict("b.example", "a.example", "other"),
+        verdict("a.example", "b.example", &id),
+        verdict("c.example", "a.example", &id),
+        verdict("b.example", "a2.example", &id),
+        "<db:result from='b.example' to='a.example' type='valid'/>".into(),
+        "<db:result from='b.example' to='a2.example' type='valid'/>".into(),
+        "<db:result from='b.example' to='a.example'>key</db:result>".into(),
+        "<db:verify from='b.example' to='a.example'/>".into(),
+    ] {
+        s.says(on, &forged);
+        assert_eq!(s.answer(link), "", "{forged}");
+    }
+    // On the stream of the one who wants in.
+    for forged in [verdict("b.example", "a.example", &id), RESULT.replace("'>abc<", "' type='valid'>abc<")] {
+        assert_eq!(s.says(link, &forged), "", "{forged}");
+    }
+    assert!(s.node.count.of(Counter::DialbackInvalid) >= 10);
+    assert!(s.says(link, &message("y@b.example", "x@a.example", "in")).contains("not-authorized"));
+    assert!(s.node.events.is_empty());
+}
+
+#[test]
+fn a_key_that_is_not_confirmed_lets_nothing_pass() {
+    for (type_, error) in [("invalid", "type='invalid'"), ("error", "remote-server-not-found")] {
+        let mut s = Script::new(clear_partner(THEIRS));
+        let link = legacy(&mut s);
+        s.says(link, RESULT);
+        let (on, id) = asked(&mut s);
+        s.says(on, &format!("<db:verify from='b.example' to='a.example' id='{id}' type='{type_}'/>"));
+        assert!(s.answer(link).contains(error), "{type_}");
+        assert_eq!(s.is_closed(link), type_ == "invalid");
+        if type_ == "error" {
+            assert!(s.says(link, &message("y@b.example", "x@a.example", "in")).contains("not-authorized"));
+        }
+        assert!(s.node.events.is_empty());
+    }
+}
+
+#[test]
+fn keys_for_domains_that_are_not_ours_or_are_ours_are_refused() {
+    let mut s = Script::new(clear_partner(THEIRS));
+    let link = legacy(&mut s);
+    let answer = s.says(link, &RESULT.replace("to='a.example'", "to='c.example'"));
+    assert!(answer.contains("item-not-found") && answer.contains("type='error'"), "{answer}");
+    assert!(s.connects.is_empty());
+    let answer = s.says(link, &RESULT.replace("from='b.example'", "from='a2.example'"));
+    assert!(answer.contains("invalid-from") && s.is_closed(link), "{answer}");
+    let link = legacy(&mut s);
+    assert!(s.says(link, "<db:result to='a.example'>k</db:result>").contains("improper-addressing"));
+}
+
+#[test]
+fn dialback_is_not_taken_where_the_settings_forbid_it() {
+    let strict = Partner { sasl: Requirement::Required, ..Partner::new(THEIRS) };
+    let mut s = Script::new(strict);
+    let (link, features) = s.inbound(&named(THEIRS));
+    assert!(!features.contains("<dialback"));
+    assert!(s.says(link, RESULT).contains("policy-violation"));
+    // A stranger in the clear, on a gateway that takes clear text of another partner.
+    let mut s = Script::new(clear_partner(THEIRS));
+    let link = legacy(&mut s);
+    assert!(s.says(link, &RESULT.replace("b.example", "c.example")).contains("policy-violation"));
+    assert!(s.connects.is_empty());
+}
+
+#[test]
+fn an_authoritative_server_that_keeps_silent_is_waited_for_thirty_seconds() {
+    let mut s = Script::new(clear_partner(THEIRS));
+    let link = legacy(&mut s);
+    s.says(link, RESULT);
+    let (on, _) = asked(&mut s);
+    s.pass(Duration::from_secs(29));
+    assert_eq!(s.answer(link), "");
+    s.pass(Duration::from_secs(2));
+    assert!(s.answer(link).contains("remote-server-timeout"));
+    assert!(s.is_closed(on));
+}
+
+#[test]
+fn an_authoritative_server_that_is_gone_is_asked_once_more() {
+    let mut s = Script::new(clear_partner(THEIRS));
+    let link = legacy(&mut s);
+    s.says(link, RESULT);
+    let (on, _) = asked(&mut s);
+    s.run(|s, cx| s.closed(cx, on, CloseReason::Reset));
+    assert_eq!(s.connects.len(), 2);
+    let (on, _) = asked(&mut s);
+    s.run(|s, cx| s.closed(cx, on, CloseReason::Reset));
+    assert!(s.answer(link).contains("remote-server-timeout"));
+    assert_eq!(s.connects.len(), 2);
+}
+
+#[test]
+fn we_confirm_our_own_keys_and_no_others() {
+    let mut s = Script::new(clear_partner(THEIRS));
+    s.send("hello").expect("taken");
+    let out = s.connects[0];
+    s.run(|s, cx| s.opened(cx, out));
+    s.answer(out);
+    let shown = s.says(out, &format!("{HEADER}id='s1'>"));
+    let key = shown.split('>').nth(1).and_then(|rest| rest.split('<').next()).expect("a key").to_owned();
+    let link = legacy(&mut s);
+    let verify = |from: &str, to: &str, id: &str, key: &str| {
+        format!("<db:verify from='{from}' to='{to}' id='{id}'>{key}</db:verify>")
+    };
+    let right = s.says(link, &verify("b.example", "a.example", "s1", &key));
+    assert_eq!(right, "<db:verify from='a.example' to='b.example' id='s1' type='valid'/>");
+    for wrong in [
+        verify("b.example", "a.example", "s2", &key),
+        verify("c.example", "a.example", "s1", &key),
+        verify("b.example", "a2.example", "s1", &key),
+        verify("b.example", "a.example", "s1", &key.replace(char::is_numeric, "0")),
+    ] {
+        assert!(s.says(link, &wrong).contains("type='invalid'"), "{wrong}");
+    }
+    assert!(s.says(link, &verify("b.example", "c.example", "s1", &key)).contains("item-not-found"));
+    // It is no way in.
+    assert!(s.says(link, &message("y@b.example", "x@a.example", "in")).contains("not-authorized"));
+}
+
+#[test]
+fn further_pairs_are_proved_on_a_stream_up_to_a_limit() {
+    let partner = Partner { additional_domains: vec!["b3.example".into()], ..clear_partner(THEIRS) };
+    let mut s = Script::new(partner);
+    let link = legacy(&mut s);
+    s.says(link, RESULT);
+    let (on, id) = asked(&mut s);
+    s.says(on, &format!("<db:verify from='b.example' to='a.example' id='{id}' type='valid'/>"));
+    s.answer(link);
+    // A second pair fails and takes nothing from the first.
+    s.says(link, &RESULT.replace("'b.example'", "'b3.example'"));
+    let on = *s.connects.last().expect("a connection");
+    s.run(|s, cx| s.opened(cx, on));
+    s.says(on, &format!("{HEADER}id='s9'>"));
+    s.says(on, &format!("<db:verify from='b3.example' to='a.example' id='{id}' type='invalid'/>"));
+    assert_eq!(s.answer(link), "<db:result from='a.example' to='b3.example' type='invalid'/>");
+    assert!(!s.is_closed(link));
+    s.says(link, &message("y@b.example", "x@a.example", "still"));
+    assert_eq!(s.node.events, ["message y@b.example > x@a.example still"]);
+    assert!(s.says(link, &message("y@b3.example", "x@a.example", "in")).contains("invalid-from"));
+    // A thousand at once.
+    let mut s = Script::new(clear_partner(THEIRS));
+    let link = legacy(&mut s);
+    for n in 0..1000 {
+        s.says(
+            link,
+            &RESULT.replace("to='a.example'", "to='a2.example'").replace("b.example", "b.example").replace(
+                "from='b.example'",
+                &format!("from='{}'", if n % 2 == 0 { "b.example".into() } else { format!("c{n}.example") }),
+            ),
+        );
+    }
+    assert!(s.node.server.verifications.len() <= limits::VERIFICATIONS_PER_STREAM_MAX);
+}
+
+#[test]
+fn a_second_domain_of_ours_joins_a_stream_that_dialback_proved() {
+    let mut w = World::dialback();
+    w.say("one");
+    let pipes = w.pipes.len();
+    w.send(A, "x@a2.example", "y@b.example", "two").expect("taken");
+    w.settle();
+    assert!(w.nodes[B].events.contains(&"message x@a2.example > y@b.example two".into()), "{:?}", w.nodes[B].events);
+    // One more connection: b.example asks the server of a2.example about its key.
+    assert_eq!(w.pipes.len(), pipes + 1);
+    let mut w = World::standard();
+    w.say("one");
+    w.send(A, "x@a2.example", "y@b.example", "two").expect("taken");
+    w.settle();
+    assert!(!w.pipes[0].transcript.contains("<db:result"), "a stream that a certificate proved is left alone");
 }
