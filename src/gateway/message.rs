@@ -543,7 +543,7 @@ impl Gateway {
     ) {
         let (from_domain, to_domain) = (domain_of(from), domain_of(to));
         let head = Head { kind: Kind::Message, from, to, id, type_: Some("error"), lang: None };
-        let sent = self.xmpp.send(cx, None, from_domain, to_domain, |w| head.emit(w, |w| error.emit(w)));
+        let sent = self.xmpp.answer(cx, from_domain, to_domain, |w| head.emit(w, |w| error.emit(w)));
         if let Err(refused) = sent {
             cx.refuse(
                 Counter::StanzaUndelivered,

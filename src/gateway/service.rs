@@ -39,7 +39,7 @@ impl Gateway {
             cx.count(Counter::IqAnswered);
             let entity = entity(&stanza.to);
             let wall = cx.wall;
-            let sent = self.xmpp.send(cx, None, from, to, |w| entity.answer(w, stanza, query, wall));
+            let sent = self.xmpp.answer(cx, from, to, |w| entity.answer(w, stanza, query, wall));
             return Self::note_lost_answer(cx, to, sent);
         } else {
             Condition::ServiceUnavailable
@@ -55,7 +55,7 @@ impl Gateway {
             ),
         );
         let error = StanzaError::new(refusal);
-        let sent = self.xmpp.send(cx, None, from, to, |w| {
+        let sent = self.xmpp.answer(cx, from, to, |w| {
             stanza.emit_error(w, &error);
         });
         Self::note_lost_answer(cx, to, sent);
@@ -70,7 +70,7 @@ impl Gateway {
         }
         let error = StanzaError::new(Condition::FeatureNotImplemented).with_text("presence is not bridged");
         let to = stanza.from.domain();
-        let sent = self.xmpp.send(cx, None, stanza.to.domain(), to, |w| {
+        let sent = self.xmpp.answer(cx, stanza.to.domain(), to, |w| {
             stanza.emit_error(w, &error);
         });
         Self::note_lost_answer(cx, to, sent);

@@ -36,8 +36,10 @@ impl Server {
         self.submit(cx, ticket, from_domain, theirs, write)
     }
 
-    /// Sends an answer of ours, to strangers too.
-    pub(super) fn answer(
+    /// Sends an answer of ours: an error, or the result of a query. It goes to strangers
+    /// too, who proved their domain on a stream and shall hear why they are refused;
+    /// its outcome is told to nobody.
+    pub fn answer(
         &mut self,
         cx: &mut Cx<'_>,
         from_domain: &str,
