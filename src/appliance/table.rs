@@ -432,6 +432,7 @@ pub fn has_effect(path: &str, value: &str) -> bool {
         || path.starts_with("msrp ")
         || path.starts_with("room ")
         || path == "xmpp subscription-refresh-interval"
+        || path == "system metrics listen"
         || (path == "sip domain DOMAIN dialect" && value == "lync")
         || (path == "sip domain DOMAIN im-mode" && value == "session"))
 }

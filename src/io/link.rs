@@ -219,6 +219,11 @@ impl Link {
         matches!(self.phase, Phase::Closing | Phase::Shut)
     }
 
+    /// Did we close it, and did all go out?
+    pub fn is_shut(&self) -> bool {
+        self.phase == Phase::Shut
+    }
+
     /// Does it carry datagrams?
     pub fn is_datagram(&self) -> bool {
         matches!(self.socket, Socket::Udp(_))

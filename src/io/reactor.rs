@@ -204,6 +204,11 @@ impl Reactor {
         self.links.iter().filter(|(_, link)| !link.is_datagram()).count()
     }
 
+    /// Streams on which something still waits to be sent, or which are not closed.
+    pub fn unsent(&self) -> usize {
+        self.links.iter().filter(|(_, link)| !link.is_datagram() && !link.is_shut()).count()
+    }
+
     /// Links at this time.
     pub fn links(&self) -> usize {
         self.links.len()

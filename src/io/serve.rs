@@ -23,6 +23,8 @@ pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("LATIMER
 /// How long the protocols may take to say goodbye before their connections are
 /// closed.
 const FAREWELL_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long peers have to close their side, when all was sent.
+const LAST_WORDS_TIME: Duration = Duration::from_millis(500);
 /// How long a clean end may take; the promise is five seconds, the process's own end
 /// among them.
 const END_TIME_MAX: Duration = Duration::from_millis(4500);
@@ -44,6 +46,8 @@ pub fn run(options: &Options) -> Result<(), String> {
     log::to_stderr();
     raise_descriptor_limit();
     let mut server = Server::start(options)?;
+    server.reactor.watch_signals().map_err(|e| format!("cannot watch signals: {e}"))?;
+    server.say_ready();
     loop {
         let asked = server.turn()?;
         if asked.end {
@@ -108,6 +112,8 @@ pub fn usable(config: &Config) -> Result<(Tls, Vec<log::Syslog>), Unusable> {
 struct Server {
     reactor: Reactor,
     gateway: Gateway,
+    /// Of the configuration that is obeyed.
+    generation: u64,
 }
 
 impl Server {
@@ -117,7 +123,6 @@ impl Server {
         let mut reactor =
             Reactor::new(seed()?, tls, Log::new()).map_err(|e| format!("cannot set up the event loop: {e}"))?;
         reactor.set_log(config.system.log_level, |log| log.configure(&config.settings.host_name, &syslog));
-        reactor.watch_signals().map_err(|e| format!("cannot watch signals: {e}"))?;
         if other_damaged {
             say_damaged(&mut reactor);
         }
@@ -131,13 +136,12 @@ impl Server {
         }
         let settings = complete(config.settings);
         reactor.listen(&settings.listeners)?;
-        let mut server = Self { gateway: Gateway::new(settings, &secret.octets), reactor };
-        server.say_ready(generation);
-        Ok(server)
+        Ok(Self { gateway: Gateway::new(settings, &secret.octets), reactor, generation })
     }
 
     /// Says that every listener is up, whatever the log level.
-    fn say_ready(&mut self, generation: u64) {
+    fn say_ready(&mut self) {
+        let generation = self.generation;
         let listeners: Vec<String> = self
             .gateway
             .settings()
@@ -152,7 +156,7 @@ impl Server {
     }
 
     fn turn(&mut self) -> Result<super::reactor::Asked, String> {
-        let Self { reactor, gateway } = self;
+        let Self { reactor, gateway, .. } = self;
         reactor.turn(gateway.deadline(), &mut |cx, input| gateway.handle(cx, input)).map_err(|e| failed(&e))
     }
 
@@ -160,6 +164,7 @@ impl Server {
     fn reload(&mut self, options: &Options) {
         match self.commit(options) {
             Ok(generation) => {
+                self.generation = generation;
                 self.reactor.say(Level::Info, "config.committed", format_args!("generation={generation}"));
             }
             Err(cause) => self.reactor.say(
@@ -180,7 +185,7 @@ impl Server {
         }
         self.reactor.set_tls(tls);
         self.reactor.set_log(config.system.log_level, |log| log.configure(&settings.host_name, &syslog));
-        let Self { reactor, gateway } = self;
+        let Self { reactor, gateway, .. } = self;
         reactor.with(|cx| gateway.configure(cx, settings));
         Ok(generation)
     }
@@ -191,14 +196,17 @@ impl Server {
         let links = self.reactor.links();
         self.reactor.say(Level::Info, "latimer.ending", format_args!("links={links}"));
         self.reactor.stop_accepting();
-        let Self { reactor, gateway } = &mut self;
+        let Self { reactor, gateway, .. } = &mut self;
         reactor.with(|cx| gateway.handle(cx, Input::Shutdown));
         let begun = reactor.now();
         self.turn_until(begun.after(FAREWELL_TIME_MAX), |server| {
             server.reactor.streams() == 0 && server.gateway.messages_under_way() == 0
         })?;
         self.reactor.close_all();
-        self.turn_until(begun.after(END_TIME_MAX), |server| server.reactor.streams() == 0)?;
+        let closed = self.reactor.now();
+        self.turn_until(closed.after(LAST_WORDS_TIME), |server| server.reactor.streams() == 0)?;
+        // Who has been sent everything needs no more waiting for.
+        self.turn_until(begun.after(END_TIME_MAX), |server| server.reactor.unsent() == 0)?;
         let left = self.reactor.streams();
         self.reactor.announce("latimer.ended", format_args!("links={left}"));
         self.reactor.finish();
@@ -207,7 +215,7 @@ impl Server {
 
     fn turn_until(&mut self, until: Instant, done: impl Fn(&Self) -> bool) -> Result<(), String> {
         while !done(self) && self.reactor.now() < until {
-            let Self { reactor, gateway } = self;
+            let Self { reactor, gateway, .. } = self;
             let soon = gateway.deadline().map_or(until, |at| at.min(until));
             reactor.turn(Some(soon), &mut |cx, input| gateway.handle(cx, input)).map_err(|e| failed(&e))?;
         }
@@ -238,4 +246,115 @@ fn say_damaged(reactor: &mut Reactor) {
         "config.slot-damaged",
         format_args!("side=ours effect=none cause=the-older-slot-is-not-whole advice=load-the-configuration-again"),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::appliance::commands;
+    use crate::base::net::ListenerId;
+    use std::net::{TcpListener, TcpStream};
+
+    /// A folder with a configuration, gone after the test.
+    struct Folder(Options);
+
+    impl Folder {
+        fn new(name: &str, text: &str) -> Self {
+            let state = std::env::temp_dir().join(format!("latimer-serve-{}-{name}", std::process::id()));
+            std::fs::create_dir_all(&state).expect("a folder");
+            let it = Self(Options { config: state.join("latimer.conf"), state });
+            it.load(text);
+            it
+        }
+
+        fn load(&self, text: &str) {
+            let change = |file: &[u8]| commands::load(text.as_bytes(), file).map(|load| (load.offset, load.octets, ()));
+            store::update_config(&self.0.config, change).expect("a good text");
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0.state);
+        }
+    }
+
+    const TEXT: &str = "set system host-name gw.example\nset sip domain sip.example\n\
+                        set partner xmpp.example\nset tls public-roots false\nset sip listen a tcp:127.0.0.1:0\n";
+
+    fn address(server: &Server) -> std::net::SocketAddr {
+        server.reactor.local_address(ListenerId(0)).expect("a listener")
+    }
+
+    #[test]
+    fn a_commit_takes_over_what_changed_and_keeps_what_did_not() {
+        let folder = Folder::new("commit", TEXT);
+        let mut server = Server::start(&folder.0).expect("a start");
+        let before = address(&server);
+        assert_eq!(server.generation, 1);
+        folder.load(&format!("{TEXT}set partner other.example\n"));
+        server.reload(&folder.0);
+        assert_eq!(server.generation, 2);
+        assert_eq!(server.gateway.settings().partners.len(), 2);
+        assert_eq!(address(&server), before);
+    }
+
+    #[test]
+    fn a_commit_that_cannot_be_carried_out_changes_nothing() {
+        let folder = Folder::new("refused", TEXT);
+        let mut server = Server::start(&folder.0).expect("a start");
+        let before = address(&server);
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let blocked = taken.local_addr().expect("an address");
+        folder.load(&format!("{TEXT}set partner other.example\nset sip listen b tcp:{blocked}\n"));
+        server.reload(&folder.0);
+        assert_eq!((server.generation, address(&server)), (1, before));
+        assert_eq!(server.gateway.settings().partners.len(), 1);
+        std::fs::write(&folder.0.config, b"LATIMERc damaged").expect("written");
+        server.reload(&folder.0);
+        assert_eq!(server.generation, 1);
+        TcpStream::connect(before).expect("it still listens");
+    }
+
+    #[test]
+    fn a_port_in_use_is_named_with_its_cause() {
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let blocked = taken.local_addr().expect("an address");
+        let folder = Folder::new("port", &TEXT.replace("127.0.0.1:0", &blocked.to_string()));
+        let error = Server::start(&folder.0).err().expect("a port in use");
+        assert!(error.contains(&blocked.to_string()) && error.contains("in use"), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_configuration_is_no_empty_one() {
+        let folder = Folder::new("damaged", TEXT);
+        std::fs::write(&folder.0.config, b"").expect("written");
+        let error = Server::start(&folder.0).err().expect("nothing to obey");
+        assert!(error.contains("empty"), "{error}");
+        let missing = Options { config: "/nonexistent/latimer.conf".into(), state: "/nonexistent".into() };
+        let error = Server::start(&missing).err().expect("no file");
+        assert!(error.starts_with("cannot read /nonexistent/latimer.conf"), "{error}");
+    }
+
+    #[test]
+    fn the_end_is_quick_when_nobody_is_connected() {
+        let folder = Folder::new("end", TEXT);
+        let server = Server::start(&folder.0).expect("a start");
+        let begun = std::time::Instant::now();
+        server.end().expect("a clean end");
+        assert!(begun.elapsed() < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn the_end_waits_for_peers_no_longer_than_promised() {
+        let folder = Folder::new("slow-end", TEXT);
+        let mut server = Server::start(&folder.0).expect("a start");
+        let _idle = TcpStream::connect(address(&server)).expect("a connection");
+        while server.reactor.streams() == 0 {
+            server.turn().expect("a turn");
+        }
+        let begun = std::time::Instant::now();
+        server.end().expect("a clean end");
+        assert!(begun.elapsed() < Duration::from_millis(4900));
+    }
 }
