@@ -14,7 +14,7 @@
 use super::ns;
 use super::route::{STANZA_WAIT_MAX, Suspended};
 use super::server::{Event, Server, Undelivered, route_of_side};
-use super::stream::{State, Stream};
+use super::stream::{Ended, State, Stream};
 use super::stream_error::{StreamCondition, StreamFault};
 use crate::base::cx::{Cx, Ticket};
 use crate::base::outbox::Action;
@@ -171,7 +171,13 @@ impl Server {
 
     /// The partner took a stream up again: what it did not get is sent once more.
     pub(super) fn resumed(&mut self, cx: &mut Cx<'_>, key: Key, handled: u32) {
-        for stanza in self.reconcile(cx, key, Some(handled)) {
+        let left = self.reconcile(cx, key, Some(handled));
+        if self.streams.get(key).is_none_or(|stream| stream.session.is_none()) {
+            // Its senders were told in the meantime: what the partner counts is not ours.
+            self.end_stream(cx, key, Ended::new(Undelivered::Unreachable));
+            return;
+        }
+        for stanza in left {
             self.transmit(cx, key, Stanza { again: true, ..stanza });
         }
     }

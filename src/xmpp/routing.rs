@@ -70,10 +70,9 @@ impl Server {
         let key = self.route_or_new(cx, ours, theirs).ok_or(Refused::Overload)?;
         let now = cx.now;
         let Some(route) = self.routes.get_mut(key) else { return Err(Refused::Overload) };
-        if let Some((until, why)) = route.blocked.filter(|_| route.carrier.is_none() && route.stage == Stage::Idle) {
-            if now < until {
-                return Err(Refused::Failed(why));
-            }
+        let blocked = route.blocked.filter(|_| route.carrier.is_none() && route.stage == Stage::Idle);
+        if let Some((_, why)) = blocked.filter(|(until, _)| now < *until) {
+            return Err(Refused::Failed(why));
         }
         let carrier = route.carrier.filter(|_| route.queue.is_empty());
         let mut w = cx.out.begin();
@@ -410,6 +409,12 @@ impl Server {
         }
         let over = route.suspended.as_ref().is_some_and(|suspended| suspended.until <= cx.now);
         let suspended = route.suspended.take_if(|_| over);
+        // An attempt under way shall not take up what is given up now.
+        if let (true, Stage::Opening(stream) | Stage::Ready(stream)) = (over, route.stage)
+            && let Some(stream) = self.streams.get_mut(stream)
+        {
+            stream.resume = None;
+        }
         let opening = match route.stage {
             Stage::Opening(stream) if cx.now >= route.since.after(establishment) => Some(stream),
             _ => None,

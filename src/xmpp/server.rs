@@ -315,7 +315,7 @@ impl Server {
     pub fn drained(&mut self, cx: &mut Cx<'_>, link: LinkId, sent: u64) {
         let Some((key, stream)) = self.stream_of(link) else { return };
         stream.drained = sent;
-        let (is_closing, stalled) = (stream.state == State::Closing, stream.stalled);
+        let (was_ended, stalled) = (stream.was_ended(), stream.stalled);
         let mut done = Vec::new();
         while let Some(delivery) = stream.deliveries.front().filter(|delivery| delivery.end <= sent) {
             done.push(delivery.ticket);
@@ -325,7 +325,7 @@ impl Server {
         for ticket in done {
             self.outcomes.push_back(Event::Delivered { ticket });
         }
-        if is_closing && is_empty {
+        if was_ended && is_empty {
             self.end_stream(cx, key, Ended::new(Undelivered::StreamLost));
         } else if stalled {
             self.unstall(cx, key);
@@ -763,11 +763,9 @@ impl Server {
     fn idle_timed_out(&mut self, cx: &mut Cx<'_>, key: Key) {
         let Some(stream) = self.streams.get(key) else { return };
         let keep_alive = self.keep_alive(stream);
-        if let Some(ping) = &stream.ping {
-            if cx.now.since(ping.since) >= OUTCOME_MAX {
-                self.dead(cx, key, "no answer to a ping");
-                return;
-            }
+        if stream.ping.as_ref().is_some_and(|ping| cx.now.since(ping.since) >= OUTCOME_MAX) {
+            self.dead(cx, key, "no answer to a ping");
+            return;
         }
         let last = if stream.carries() { stream.last_out.max(stream.last_in) } else { stream.last_in };
         let quiet = cx.now.since(last);
@@ -813,10 +811,9 @@ impl Server {
 
     /// Watches over what was sent and is not certain yet.
     pub(super) fn arm_outcome(&mut self, key: Key) {
-        if self.timers.of(timer(key, Timer::Outcome)).is_none() {
-            if let Some(since) = self.oldest_uncertain(key) {
-                self.set(key, Timer::Outcome, since.after(OUTCOME_MAX));
-            }
+        let is_armed = self.timers.of(timer(key, Timer::Outcome)).is_some();
+        if let Some(since) = self.oldest_uncertain(key).filter(|_| !is_armed) {
+            self.set(key, Timer::Outcome, since.after(OUTCOME_MAX));
         }
     }
 

@@ -84,6 +84,8 @@ pub(super) struct Stream {
     pub(super) bindings: Bindings,
     /// Was our header sent since the last restart?
     header_sent: bool,
+    /// Was our end tag sent?
+    end_sent: bool,
     /// SASL attempts that failed.
     refusals: u8,
     /// Initiator: what an earlier attempt showed not to work.
@@ -145,7 +147,8 @@ pub(super) enum State {
     Enabling,
     /// Dialback passes, and stanzas for the pairs that are proved.
     Open,
-    /// Our end tag was sent; what still comes is taken.
+    /// An end tag was sent, ours or the peer's; what still comes is taken, and what is
+    /// still leaving is waited for.
     Closing,
 }
 
@@ -328,6 +331,7 @@ impl Stream {
             framer: Framer::new(),
             bindings: Bindings::default(),
             header_sent: false,
+            end_sent: false,
             refusals: 0,
             without: Without::default(),
             sent: 0,
@@ -373,6 +377,11 @@ impl Stream {
     pub(super) fn takes(&self) -> bool {
         let open = matches!(self.state, State::Open | State::Enabling | State::Closing);
         open && !self.proved.is_empty() && (!self.is_initiator() || self.is_component() || self.bidi)
+    }
+
+    /// Did the peer end it, and is our end tag still to come?
+    pub(super) fn was_ended(&self) -> bool {
+        self.state == State::Closing && !self.end_sent
     }
 
     /// Is it encrypted with a peer whose certificate is believed?
@@ -1250,7 +1259,7 @@ impl Stream {
             self.end(cx);
             return Step::Ended(Ended { why: Undelivered::Unreachable, retry });
         }
-        self.send_end(cx);
+        self.state = State::Closing;
         Step::Quiet
     }
 
@@ -1294,7 +1303,7 @@ impl Stream {
             ),
         );
         cx.count(Counter::StreamErrorSent);
-        if self.header_sent && self.state != State::Closing {
+        if self.header_sent && !self.end_sent {
             self.write(cx, |w| {
                 super::stream_error::emit(w, fault.condition, Some(fault.cause), application);
             });
@@ -1305,7 +1314,7 @@ impl Stream {
 
     /// Says that we go down, and closes the link.
     pub(super) fn say_goodbye(&mut self, cx: &mut Cx<'_>) {
-        if self.header_sent && self.state != State::Closing {
+        if self.header_sent && !self.end_sent {
             self.write(cx, |w| {
                 StreamFault::new(StreamCondition::SystemShutdown, "the gateway is shutting down").emit(w);
             });
@@ -1315,11 +1324,12 @@ impl Stream {
 
     /// Sends the end tag, once; what comes until the peer's is still taken.
     pub(super) fn send_end(&mut self, cx: &mut Cx<'_>) {
-        if self.header_sent && self.state != State::Closing {
+        if self.header_sent && !self.end_sent {
             self.write(cx, |w| {
                 w.str("</stream:stream>");
             });
         }
+        self.end_sent = true;
         self.state = State::Closing;
     }
 
