@@ -5,7 +5,9 @@ use super::endpoint::{END, Endpoint, Event, Outcome, RESEND, Source, TIMERS, tim
 use super::header::{Via, split_list};
 use super::message::{Malformed, Message, Method, Response, emit_response};
 use super::transaction::{Class, Kind, Send, ServerInput, ServerMachine, ServerState, Set, Step, Tell};
-use super::transport::{COOKIE, Copied, Link, LinkState, base32, default_port, emit_copied, emit_salvaged, names_any};
+use super::transport::{
+    COOKIE, Copied, Link, LinkState, Ways, base32, default_port, emit_copied, emit_salvaged, names_any,
+};
 use crate::base::counters::Counter;
 use crate::base::cx::Cx;
 use crate::base::net::{LinkId, Target, Transport};
@@ -88,7 +90,10 @@ impl Endpoint {
         }
         if let Some(key) = self.by_branch.find(hashes.branch) {
             cx.count(Counter::SipRetransmissionIn);
-            self.server_step(cx, key, ServerInput::Request, None);
+            let reply = self.servers.get(key).map_or(0, |server| server.reply.len());
+            if self.may_answer(&source, reply, len) {
+                self.server_step(cx, key, ServerInput::Request, None);
+            }
             return None;
         }
         if let Some(code) = self.recent.recall(cx.now, hashes.again) {
@@ -381,10 +386,8 @@ impl Endpoint {
         }
     }
 
-    /// Over UDP the source may be forged: unless it is a configured peer's it never
-    /// gets more octets than came from it.
     fn may_answer(&self, source: &Source, answer: usize, request: usize) -> bool {
-        source.transport.is_reliable() || answer <= request || self.ways.is_peer_address(source.address.ip())
+        may_answer(&self.ways, source, answer, request)
     }
 
     /// Sends octets of the arena back, if the way is there.
@@ -447,8 +450,13 @@ impl Endpoint {
         };
         let mut w = cx.out.begin();
         emit_response(&mut w, response, copied);
+        let (source, reply_to, len) = (server.source, server.reply_to, server.len);
+        // A 100 is our own idea: it must not be what makes a forged request worth while.
+        if response.status == 100 && !may_answer(&self.ways, &source, w.len(), len) {
+            w.cancel();
+            return true;
+        }
         let span = w.finish();
-        let (source, reply_to) = (server.source, server.reply_to);
         self.buffers.take_back(core::mem::take(&mut server.reply));
         // Without memory it is sent all the same, and cannot be sent again.
         server.reply = self.buffers.lend(cx.out.bytes(&span)).unwrap_or_default();
@@ -541,6 +549,12 @@ impl Endpoint {
             link.alias = Some(via.port.unwrap_or(default_port(Transport::Tls)));
         }
     }
+}
+
+/// Over UDP the source may be forged: unless it is a configured peer's it never gets
+/// more octets than came from it.
+fn may_answer(ways: &Ways, source: &Source, answer: usize, request: usize) -> bool {
+    source.transport.is_reliable() || answer <= request || ways.is_peer_address(source.address.ip())
 }
 
 /// Host of the top Via in what a response copies.

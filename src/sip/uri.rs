@@ -13,6 +13,9 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 /// Longest host name, in octets (RFC 1035 section 2.3.4).
 const HOST_OCTETS_MAX: usize = 255;
 
+/// Most parameters of a URI, and most headers that are compared one by one.
+const PARTS_MAX: usize = 32;
+
 /// A URI whose parts are slices of the text it was read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Uri<'a> {
@@ -127,7 +130,13 @@ impl<'a> Uri<'a> {
             return Err(UriFault::Headers);
         }
         let params = match params {
-            Some(params) if all_legal(params, b"[]/:&+$=;") => Params::parse(params).ok_or(UriFault::Parameter)?,
+            Some(params) if all_legal(params, b"[]/:&+$=;") => {
+                let params = Params::parse(params).ok_or(UriFault::Parameter)?;
+                if !is_each_once(&params) {
+                    return Err(UriFault::Parameter);
+                }
+                params
+            }
             Some(_) => return Err(UriFault::Parameter),
             None => Params::default(),
         };
@@ -287,6 +296,15 @@ pub fn host_address(host: &str) -> Option<core::net::IpAddr> {
     }
 }
 
+/// No parameter twice (RFC 3261 section 19.1.1), and not too many to compare.
+fn is_each_once(params: &Params<'_>) -> bool {
+    params.iter().count() <= PARTS_MAX
+        && params.iter().enumerate().all(|(place, (name, _))| {
+            let mut before = params.iter().take(place);
+            !before.any(|(other, _)| other.eq_ignore_ascii_case(name))
+        })
+}
+
 /// Only unreserved characters, escapes, and those of `further`?
 fn all_legal(text: &str, further: &[u8]) -> bool {
     let mut octets = text.bytes();
@@ -341,6 +359,9 @@ fn same_headers(a: Option<&str>, b: Option<&str>) -> bool {
             other_name.eq_ignore_ascii_case(name) && units(other_value).eq(units(value))
         })
     };
+    if pairs(a) > PARTS_MAX {
+        return a == b;
+    }
     pairs(a) == pairs(b) && a.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).all(|pair| holds(b, pair))
 }
 
@@ -395,6 +416,7 @@ mod tests {
             ("sip:a@b;;c", UriFault::Parameter),
             ("sip:a@b;", UriFault::Parameter),
             ("sip:a@b;x=\"y\"", UriFault::Parameter),
+            ("sip:a@b;gr=x;GR=y", UriFault::Parameter),
             ("sip:a@b?", UriFault::Headers),
             ("sip:a@b?x=<y>", UriFault::Headers),
             ("sip:\u{fc}@b", UriFault::User),
