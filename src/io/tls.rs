@@ -34,8 +34,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, TrustAnchor, UnixTime};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter};
-use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
+use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, VerifiedPath};
+use x509_parser::prelude::{FromDer, GeneralName, GeneralSubtree, NameConstraints, ParsedExtension, X509Certificate};
 
 /// Plain octets a session buffers before it takes no more: one record.
 const SESSION_BUFFER_OCTETS_MAX: usize = 16 * 1024;
@@ -203,26 +203,30 @@ impl Tls {
         };
         let mut peer = names_of(own);
         peer.protocol = protocol;
-        peer.verdict = Some(self.verdict(own, rest, wall));
+        peer.verdict = Some(match self.verdict(own, rest, wall) {
+            Ok(bounds) if keep_within(&bounds, &mut peer) => Ok(()),
+            Ok(_) => Err(CertificateFault::NameConstraint),
+            Err(fault) => Err(fault),
+        });
         peer
     }
 
-    /// Is the chain good at the time `wall`?
+    /// Is the chain good at the time `wall`? Then the domains its CAs may issue for.
     fn verdict(
         &self,
         own: &CertificateDer<'_>,
         rest: &[CertificateDer<'_>],
         wall: Wall,
-    ) -> Result<(), CertificateFault> {
+    ) -> Result<Vec<Bounds>, CertificateFault> {
         if self.trusted.iter().any(|trusted| trusted.as_ref() == own.as_ref()) {
-            return pinned(own, wall);
+            return pinned(own, wall).map(|()| Vec::new());
         }
         let rest = rest.get(..CHAIN_CERTIFICATES_MAX - 1).unwrap_or(rest);
         let certificate = EndEntityCert::try_from(own).map_err(|_| CertificateFault::Bad)?;
         let time = UnixTime::since_unix_epoch(Duration::from_secs(wall.seconds().max(0) as u64));
         let algorithms = self.provider.signature_verification_algorithms.all;
         match certificate.verify_for_usage(algorithms, &self.anchors, rest, time, ServerPurpose, None, None) {
-            Ok(_) => Ok(()),
+            Ok(path) => Ok(bounds_of(&path)),
             Err(error) => Err(fault_of(&error, own, rest)),
         }
     }
@@ -495,6 +499,81 @@ impl ExtendedKeyUsageValidator for ServerPurpose {
     }
 }
 
+/// The domains that one CA of a chain may issue for, by its name constraints. webpki
+/// holds dNSNames to them; a CA bound to its own domains must not get around that by
+/// an SRVName, an XmppAddr, a `sip:` URI or a CN either.
+#[derive(Debug, Default)]
+struct Bounds {
+    permitted: Vec<String>,
+    excluded: Vec<String>,
+}
+
+impl Bounds {
+    fn new(constraints: &NameConstraints<'_>) -> Self {
+        let domains = |subtrees: &Option<Vec<GeneralSubtree<'_>>>| {
+            subtrees
+                .iter()
+                .flatten()
+                .filter_map(|subtree| match subtree.base {
+                    GeneralName::DNSName(name) => Some(name.trim_start_matches('.').to_ascii_lowercase()),
+                    _ => None,
+                })
+                .collect()
+        };
+        Self { permitted: domains(&constraints.permitted_subtrees), excluded: domains(&constraints.excluded_subtrees) }
+    }
+
+    fn allow(&self, domain: &str) -> bool {
+        let within = |subtree: &String| {
+            subtree.is_empty()
+                || domain.strip_suffix(subtree.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        (self.permitted.is_empty() || self.permitted.iter().any(within)) && !self.excluded.iter().any(within)
+    }
+}
+
+/// The bounds of all CAs of a path, its anchor's among them.
+fn bounds_of(path: &VerifiedPath<'_>) -> Vec<Bounds> {
+    let mut all = Vec::new();
+    for issuer in path.intermediate_certificates() {
+        if let Ok((_, certificate)) = X509Certificate::from_der(&issuer.der())
+            && let Ok(Some(constraints)) = certificate.name_constraints()
+        {
+            all.push(Bounds::new(constraints.value));
+        }
+    }
+    // Of an anchor the content is kept without the SEQUENCE around it.
+    if let Some(content) = &path.anchor().name_constraints
+        && let Ok(length) = u16::try_from(content.len())
+    {
+        let der = [&[0x30, 0x82][..], &length.to_be_bytes(), content].concat();
+        if let Ok((_, constraints)) = NameConstraints::from_der(&der) {
+            all.push(Bounds::new(&constraints));
+        }
+    }
+    all
+}
+
+/// Takes the names away that a CA of the chain may not issue. `false`: there were
+/// names, and none is left.
+fn keep_within(bounds: &[Bounds], peer: &mut PeerCertificate) -> bool {
+    if bounds.is_empty() {
+        return true;
+    }
+    let allowed = |name: &str| {
+        let domain = if name.starts_with('_') { name.split_once('.').map_or(name, |(_, domain)| domain) } else { name };
+        // An address in U-labels is bound by its A-labels.
+        let domain = ascii(domain.rsplit('@').next().unwrap_or(domain)).unwrap_or_default();
+        bounds.iter().all(|bounds| bounds.allow(&domain))
+    };
+    peer.sip_hosts.retain(|name| allowed(name));
+    peer.srv_names.retain(|name| allowed(name));
+    peer.xmpp_addresses.retain(|name| allowed(name));
+    peer.common_name = peer.common_name.take().filter(|name| allowed(name));
+    let lists = [&peer.dns_names, &peer.sip_hosts, &peer.srv_names, &peer.xmpp_addresses];
+    lists.into_iter().any(|names| !names.is_empty()) || peer.common_name.is_some()
+}
+
 /// Judges a certificate that the operator trusts by itself: only time and purpose.
 fn pinned(own: &CertificateDer<'_>, wall: Wall) -> Result<(), CertificateFault> {
     let (_, certificate) = X509Certificate::from_der(own).map_err(|_| CertificateFault::Bad)?;
@@ -665,8 +744,8 @@ fn der_content(der: &[u8], tag: u8) -> Option<&[u8]> {
 pub(crate) mod tests {
     use super::*;
     use rcgen::{
-        BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
-        Issuer, KeyPair, NameConstraints, OtherNameValue, SanType, date_time_ymd,
+        BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+        OtherNameValue, SanType, date_time_ymd,
     };
 
     /// 2026-01-15.
@@ -851,17 +930,52 @@ pub(crate) mod tests {
         assert_eq!(verdict(&[&client], &[&client]), Err(CertificateFault::NotForServers));
     }
 
+    /// A CA that may issue for `other.example` alone.
+    fn bound_ca(issuer: Option<&Made>) -> Made {
+        let mut bound = params("Bound");
+        bound.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        bound.name_constraints = Some(rcgen::NameConstraints {
+            permitted_subtrees: vec![rcgen::GeneralSubtree::DnsName("other.example".into())],
+            excluded_subtrees: vec![rcgen::GeneralSubtree::DnsName("secret.other.example".into())],
+        });
+        sign(bound, issuer)
+    }
+
     #[test]
     fn a_ca_stays_within_its_name_constraints() {
-        let mut constrained = params("Root");
-        constrained.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        constrained.name_constraints = Some(NameConstraints {
-            permitted_subtrees: vec![GeneralSubtree::DnsName("other.example".into())],
-            excluded_subtrees: Vec::new(),
-        });
-        let root = sign(constrained, None);
-        let made = leaf(Some(&root), |_| {});
-        assert_eq!(verdict(&[&made], &[&root]), Err(CertificateFault::NameConstraint));
+        let bound = bound_ca(None);
+        let made = leaf(Some(&bound), |_| {});
+        assert_eq!(verdict(&[&made], &[&bound]), Err(CertificateFault::NameConstraint));
+    }
+
+    #[test]
+    fn a_bound_ca_gains_nothing_by_other_kinds_of_names() {
+        let root = ca("Root", None);
+        for (bound, chain) in [(bound_ca(None), false), (bound_ca(Some(&root)), true)] {
+            let other =
+                |oid: &[u64], name: &str| SanType::OtherName((oid.to_vec(), OtherNameValue::Utf8String(name.into())));
+            let uri = |name: &str| SanType::URI(name.try_into().expect("ASCII"));
+            let made = leaf(Some(&bound), |p| {
+                p.subject_alt_names = vec![
+                    other(SRV_NAME, "_xmpp-server.chat.example"),
+                    other(SRV_NAME, "_xmpp-server.a.other.example"),
+                    other(XMPP_ADDRESS, "chat.example"),
+                    other(XMPP_ADDRESS, "x.secret.other.example"),
+                    uri("sip:chat.example"),
+                    uri("sip:other.example"),
+                    uri("sip:another.example"),
+                ];
+            });
+            let peer = if chain { judged(&[&made, &bound], &[&root]) } else { judged(&[&made], &[&bound]) };
+            assert!(peer.is_trusted());
+            assert_eq!(peer.srv_names, ["_xmpp-server.a.other.example"]);
+            assert_eq!(peer.sip_hosts, ["other.example"]);
+            assert!(peer.xmpp_addresses.is_empty());
+            let foreign = leaf(Some(&bound), |p| p.subject_alt_names = vec![uri("sip:chat.example")]);
+            let judgement =
+                if chain { verdict(&[&foreign, &bound], &[&root]) } else { verdict(&[&foreign], &[&bound]) };
+            assert_eq!(judgement, Err(CertificateFault::NameConstraint));
+        }
     }
 
     #[test]
@@ -1028,7 +1142,7 @@ pub(crate) mod tests {
             let tls = Tls::new(&Material { certificates: &[], trust: &[("ca", ca)], public_roots: false })
                 .expect("good material");
             let own = chain_of(own).expect("a certificate");
-            assert_eq!(tls.verdict(&own[0], &[], later), Err(CertificateFault::Bad));
+            assert_eq!(tls.verdict(&own[0], &[], later).err(), Some(CertificateFault::Bad));
         }
     }
 
