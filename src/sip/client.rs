@@ -33,7 +33,9 @@ const LOCATED_FOR: Duration = Duration::from_secs(10);
 /// Random characters of a branch: 60 bits.
 const BRANCH_RANDOM: usize = 12;
 /// Octets of a branch of ours: cookie, random characters, mark.
-const BRANCH_OCTETS: usize = COOKIE.len() + BRANCH_RANDOM + 13;
+const BRANCH_OCTETS: usize = COOKIE.len() + BRANCH_RANDOM + BRANCH_MARK;
+/// Characters of the mark: 40 bits. Who forges one has only his own request refused.
+const BRANCH_MARK: usize = 8;
 /// Larger requests go over a stream (REQ-SIP-63).
 const DATAGRAM_OCTETS_MAX: usize = SIP_PAGER_OCTETS_MAX;
 
@@ -86,7 +88,7 @@ pub(super) fn is_own_branch(secret: Secret, branch: &str, call_id: &str, from_ta
     let Some((random, mark)) = branch.strip_prefix(COOKIE).and_then(|rest| rest.split_at_checked(BRANCH_RANDOM)) else {
         return false;
     };
-    mark == mark_of(secret, random, marked(secret, call_id, from_tag, uri)).as_str()
+    mark == mark_of(secret, random, marked(secret, call_id, from_tag, uri))
 }
 
 fn marked(secret: Secret, call_id: &str, from_tag: &str, uri: &str) -> u64 {
@@ -94,7 +96,9 @@ fn marked(secret: Secret, call_id: &str, from_tag: &str, uri: &str) -> u64 {
 }
 
 fn mark_of(secret: Secret, random: &str, marked: u64) -> heapless::String<13> {
-    base32(secret.hash(MARK, &[random.as_bytes(), &marked.to_be_bytes()]))
+    let mut mark = base32(secret.hash(MARK, &[random.as_bytes(), &marked.to_be_bytes()]));
+    mark.truncate(BRANCH_MARK);
+    mark
 }
 
 impl Endpoint {
@@ -115,7 +119,7 @@ impl Endpoint {
             return Err(Refused::Overload);
         }
         let mut w = cx.out.begin();
-        let (via, compact) = emit(&mut w, request, self.via_octets(destination));
+        let (via, compact) = emit(&mut w, request, self.via_octets(destination, false));
         if w.len() > SIP_MESSAGE_OCTETS_MAX {
             w.cancel();
             return Err(Refused::TooLarge);
@@ -168,15 +172,14 @@ impl Endpoint {
     }
 
     pub(super) fn measure(&self, destination: &Destination<'_>, request: &Request<'_>) -> usize {
-        let via = self.via_octets(destination);
-        let long = request_len(request, false) + via;
-        if long <= SIP_PAGER_OCTETS_MAX { long } else { request_len(request, true) + via - VIA_NAME_SAVED }
+        let octets = |compact| request_len(request, compact) + self.via_octets(destination, compact);
+        if octets(false) <= SIP_PAGER_OCTETS_MAX { octets(false) } else { octets(true) }
     }
 
-    /// Octets of the Via line, long form. Of a domain the transport is not known yet:
+    /// Octets of the Via line. Of a domain the transport is not known yet:
     /// the longest line counts.
-    fn via_octets(&self, destination: &Destination<'_>) -> usize {
-        let octets = |transport: Transport| self.ways.via_len(transport) + BRANCH_OCTETS;
+    fn via_octets(&self, destination: &Destination<'_>, compact: bool) -> usize {
+        let octets = |transport: Transport| self.ways.via_len(transport, compact) + BRANCH_OCTETS;
         match destination {
             Destination::NextHop { hop, .. } => octets(hop.transport.into()),
             Destination::Domain { .. } => {
@@ -683,8 +686,6 @@ fn own_hash(secret: Secret, branch: &str, method: &str) -> u64 {
     secret.hash(OWN, &[branch.as_bytes(), method.as_bytes()])
 }
 
-/// "Via" against "v".
-const VIA_NAME_SAVED: usize = 2;
 
 /// Writes a request in its long form, or in the compact one if the long one is too
 /// large for a datagram. Gives the place of the Via.

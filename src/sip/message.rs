@@ -827,7 +827,8 @@ pub(crate) fn emit_response(w: &mut Writer<'_>, response: &Response<'_>, copied:
 pub(crate) fn emit_request(w: &mut Writer<'_>, request: &Request<'_>, compact: bool) -> usize {
     w.str(request.method.as_str()).str(" ").str(request.uri).str(" SIP/2.0\r\n");
     let via = w.len();
-    w.str("Max-Forwards: ").number(u64::from(request.max_forwards)).str("\r\n");
+    emit_name(w, "Max-Forwards", compact);
+    w.number(u64::from(request.max_forwards)).str("\r\n");
     emit_name(w, "From", compact);
     w.str("<").str(request.from).str(">;tag=").str(request.from_tag).str("\r\n");
     emit_name(w, "To", compact);
@@ -837,16 +838,16 @@ pub(crate) fn emit_request(w: &mut Writer<'_>, request: &Request<'_>, compact: b
     }
     w.str("\r\n");
     emit_name(w, "Call-ID", compact);
-    w.str(request.call_id).str("\r\nCSeq: ").number(u64::from(request.cseq)).str(" ");
-    w.str(request.method.as_str()).str("\r\n");
+    w.str(request.call_id).str("\r\n");
+    emit_name(w, "CSeq", compact);
+    w.number(u64::from(request.cseq)).str(" ").str(request.method.as_str()).str("\r\n");
     emit_tail(w, request.headers, request.content_type, request.body, compact);
     via
 }
 
 /// Octets of what [`emit_request`] writes.
 pub(crate) fn request_len(request: &Request<'_>, compact: bool) -> usize {
-    let name_len = |name: &str| if compact { compact_name(name).len() } else { name.len() };
-    let line = |name: &str, value: usize| name_len(name) + ": ".len() + value + "\r\n".len();
+    let line = |name: &str, value: usize| name_len(name, compact) + value + "\r\n".len();
     let method = request.method.as_str().len();
     let to_tag = request.to_tag.map_or(0, |tag| ";tag=".len() + tag.len());
     let content_type = request.content_type.map(|value| ("Content-Type", value));
@@ -887,9 +888,19 @@ fn emit_tail(w: &mut Writer<'_>, headers: &[(&str, &str)], content_type: Option<
     w.number(body.len() as u64).str("\r\n\r\n").bytes(body);
 }
 
-/// Writes a header name and its colon.
+/// Writes a header name and its colon. The compact form goes without the blank too: it
+/// is used where every octet counts (RFC 3428 section 8).
 pub(crate) fn emit_name(w: &mut Writer<'_>, name: &str, compact: bool) {
-    w.str(if compact { compact_name(name) } else { name }).str(": ");
+    if compact {
+        w.str(compact_name(name)).str(":");
+    } else {
+        w.str(name).str(": ");
+    }
+}
+
+/// Octets of what [`emit_name`] writes.
+pub(crate) fn name_len(name: &str, compact: bool) -> usize {
+    if compact { compact_name(name).len() + ":".len() } else { name.len() + ": ".len() }
 }
 
 /// Writes text that must stay on its line: control characters become spaces, so that

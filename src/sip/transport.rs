@@ -118,11 +118,12 @@ impl Ways {
         w.str(";branch=").str(branch.as_str()).str(via_end(transport));
     }
 
-    /// Octets of that line in its long form, without the branch.
-    pub(super) fn via_len(&self, transport: Transport) -> usize {
+    /// Octets of that line without the branch.
+    pub(super) fn via_len(&self, transport: Transport, compact: bool) -> usize {
         let port = self.port_of(transport).filter(|port| *port != default_port(transport));
         let port = port.map_or(0, |port| ":".len() + super::message::decimal_len(u64::from(port)));
-        "Via: SIP/2.0/TCP ;branch=".len() + self.host_name.len() + port + via_end(transport).len()
+        let name = super::message::name_len("Via", compact);
+        name + "SIP/2.0/TCP ;branch=".len() + self.host_name.len() + port + via_end(transport).len()
     }
 }
 
