@@ -521,6 +521,8 @@ impl Walk {
 /// A name in canonical form.
 fn name(kind: Word, text: &str) -> Result<String, String> {
     match kind {
+        // In lower case it would read as the path's own word when it is shown.
+        Word::Domain if text.eq_ignore_ascii_case("discovery") => Err("a word of the language, not a domain".into()),
         Word::Domain => value::domain(text),
         Word::Name => {
             let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
@@ -568,6 +570,11 @@ mod tests {
     fn warned(text: &str) -> String {
         let (_, warnings) = load(&format!("{BASE}{text}")).expect("a good text");
         warnings.iter().map(|warning| format!("{warning}\n")).collect()
+    }
+
+    #[test]
+    fn a_domain_that_would_be_shown_as_a_word_of_the_language_is_refused() {
+        assert!(load("set system host-name gw.example\nset partner discOvery type federated").is_err());
     }
 
     #[test]

@@ -310,6 +310,7 @@ impl Gateway {
         cx.info("gateway.ending", format_args!("messages={}", self.pending.len()));
         self.give_up_all(cx);
         self.xmpp.shutdown(cx);
+        self.sip.shutdown(cx);
     }
 }
 

@@ -257,6 +257,9 @@ impl Endpoint {
     /// the last one did.
     fn attempt(&mut self, cx: &mut Cx<'_>, key: Key, last: Failure) {
         let mut last = last;
+        if self.is_shut {
+            return self.fail(cx, key, last);
+        }
         while let Some(next) = self.next_target(cx.now, key) {
             let (index, target) = match next {
                 Ok(next) => next,
@@ -685,7 +688,6 @@ impl Client {
 fn own_hash(secret: Secret, branch: &str, method: &str) -> u64 {
     secret.hash(OWN, &[branch.as_bytes(), method.as_bytes()])
 }
-
 
 /// Writes a request in its long form, or in the compact one if the long one is too
 /// large for a datagram. Gives the place of the Via.

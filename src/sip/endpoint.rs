@@ -189,6 +189,8 @@ pub struct Endpoint {
     /// What the transactions keep.
     pub(super) buffers: Buffers,
     pub(super) outcomes: VecDeque<Outcome>,
+    /// Are we on our way out? Then nothing new is opened.
+    pub(super) is_shut: bool,
 }
 
 /// What [`Endpoint::poll`] has to tell.
@@ -238,6 +240,7 @@ impl Endpoint {
             failed: Failed::default(),
             buffers: Buffers::new(SIP_TRANSACTION_OCTETS_MAX),
             outcomes: VecDeque::new(),
+            is_shut: false,
         }
     }
 
@@ -301,6 +304,15 @@ impl Endpoint {
     /// A connection is gone.
     pub fn closed(&mut self, cx: &mut Cx<'_>, link: LinkId, why: CloseReason) {
         self.on_closed(cx, link, Failure::Transport(why));
+    }
+
+    /// The program ends: every connection closes after what was sent on it has left,
+    /// and none is opened any more.
+    pub fn shutdown(&mut self, cx: &mut Cx<'_>) {
+        self.is_shut = true;
+        for link in self.links.ids() {
+            cx.out.close(link);
+        }
     }
 
     /// All octets up to `sent` have left.

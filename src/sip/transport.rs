@@ -362,6 +362,10 @@ impl Links {
         Some(key)
     }
 
+    pub(super) fn ids(&self) -> impl Iterator<Item = LinkId> {
+        self.by_id.keys().copied()
+    }
+
     pub(super) fn key(&self, id: LinkId) -> Option<Key> {
         self.by_id.get(&id).copied()
     }
