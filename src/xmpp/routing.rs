@@ -305,11 +305,16 @@ impl Server {
         route.restarted = false;
         route.targets.clear();
         route.blocked = Some((cx.now.after(route.back_off(cx)), why));
+        let side = match why {
+            Undelivered::NotFound => "dns",
+            Undelivered::Overload => "ours",
+            _ => "partner",
+        };
         cx.refuse(
             Counter::StreamFailed,
             "xmpp.route.failed",
             format_args!(
-                "partner={} ours={} reason={why:?} waiting={} side=partner",
+                "partner={} ours={} reason={why:?} waiting={} side={side}",
                 Escaped(&route.theirs),
                 Escaped(&route.ours),
                 route.queue.len()

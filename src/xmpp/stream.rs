@@ -23,7 +23,7 @@ use crate::base::certificate::{CertificateFault, PeerCertificate};
 use crate::base::counters::Counter;
 use crate::base::cx::{Cx, Ticket};
 use crate::base::net::LinkId;
-use crate::base::outbox::{TlsRole, Writer};
+use crate::base::outbox::{Level, TlsRole, Writer};
 use crate::base::slab::Key;
 use crate::base::text::Escaped;
 use crate::base::time::Instant;
@@ -863,7 +863,7 @@ impl Stream {
             Counter::StreamFailed,
             "xmpp.sasl.refused",
             format_args!(
-                "partner={} ours={} condition={} side=partner then={} advice={}",
+                "partner={} ours={} condition={} side=ours then={} advice={}",
                 Escaped(&self.theirs),
                 Escaped(&self.ours),
                 Escaped(condition),
@@ -1226,26 +1226,36 @@ impl Stream {
     /// The peer's `<stream:error/>`.
     fn on_error(&mut self, cx: &mut Cx<'_>, element: Node<'_>) -> Step {
         let error = StreamError::parse(element);
-        cx.refuse(
-            Counter::StreamErrorReceived,
+        // The level tells what calls for somebody: an idle stream that ends does not.
+        let (why, side, level) = match error.condition {
+            StreamCondition::HostUnknown | StreamCondition::HostGone => {
+                (Undelivered::NotFound, "partner", Level::Warn)
+            }
+            StreamCondition::ConnectionTimeout
+            | StreamCondition::Conflict
+            | StreamCondition::Reset
+            | StreamCondition::SeeOtherHost
+            | StreamCondition::SystemShutdown => (Undelivered::Unreachable, "partner", Level::Info),
+            StreamCondition::ResourceConstraint => (Undelivered::Unreachable, "partner", Level::Warn),
+            StreamCondition::InternalServerError
+            | StreamCondition::PolicyViolation
+            | StreamCondition::RemoteConnectionFailed
+            | StreamCondition::UndefinedCondition => (Undelivered::Refused, "partner", Level::Warn),
+            // It complains of what we sent or showed.
+            _ => (Undelivered::Refused, "ours", Level::Warn),
+        };
+        cx.count(Counter::StreamErrorReceived);
+        cx.out.log(
+            level,
             "xmpp.stream.error-received",
             format_args!(
-                "partner={} ours={} condition={} text={} side=partner",
+                "partner={} ours={} condition={} text={} side={side}",
                 Escaped(&self.theirs),
                 Escaped(&self.ours),
                 error.condition.name(),
                 Escaped(error.text.as_deref().unwrap_or_default()),
             ),
         );
-        let why = match error.condition {
-            StreamCondition::HostUnknown | StreamCondition::HostGone => Undelivered::NotFound,
-            StreamCondition::ConnectionTimeout
-            | StreamCondition::Reset
-            | StreamCondition::ResourceConstraint
-            | StreamCondition::SeeOtherHost
-            | StreamCondition::SystemShutdown => Undelivered::Unreachable,
-            _ => Undelivered::Refused,
-        };
         let retry = self.retry();
         self.end(cx);
         Step::Ended(Ended { why, retry })

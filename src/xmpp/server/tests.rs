@@ -662,7 +662,7 @@ fn every_cut_of_the_octets_gives_the_same_conversation() {
 
 #[test]
 fn each_fault_of_a_certificate_is_named_and_leads_to_dialback_where_that_is_allowed() {
-    let faults: [(Option<Result<(), CertificateFault>>, &str, &str); 6] = [
+    let faults = [
         (Some(Err(CertificateFault::Expired)), "expired", THEIRS),
         (Some(Err(CertificateFault::NotYetValid)), "not\\x20yet", THEIRS),
         (Some(Err(CertificateFault::UnknownIssuer)), "unknown\\x20CA", THEIRS),
@@ -1342,7 +1342,7 @@ fn further_pairs_are_proved_on_a_stream_up_to_a_limit() {
     for n in 0..1000 {
         s.says(
             link,
-            &RESULT.replace("to='a.example'", "to='a2.example'").replace("b.example", "b.example").replace(
+            &RESULT.replace("to='a.example'", "to='a2.example'").replace(
                 "from='b.example'",
                 &format!("from='{}'", if n % 2 == 0 { "b.example".into() } else { format!("c{n}.example") }),
             ),
