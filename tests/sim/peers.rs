@@ -306,6 +306,8 @@ pub struct Stream {
     pub resumable: Option<String>,
     secured: bool,
     proved: bool,
+    /// Did the gateway's header come since the last restart?
+    headed: bool,
     reader: XmlReader,
     rest: Vec<u8>,
     ended: bool,
@@ -327,6 +329,7 @@ impl Stream {
             resumable: None,
             secured: false,
             proved: false,
+            headed: false,
             reader: XmlReader::default(),
             rest: Vec::new(),
             ended: false,
@@ -355,6 +358,7 @@ impl Stream {
 
     fn restart(&mut self) -> Vec<Do> {
         self.reader = XmlReader::default();
+        self.headed = false;
         match self.role {
             Role::Receiver => Vec::new(),
             Role::Initiator | Role::Verifier => vec![Do::Send(self.header())],
@@ -368,6 +372,13 @@ impl Stream {
         let mut left = &whole[..];
         let mut all = Vec::new();
         while !self.ended {
+            // An error that the gateway sent before it knew of the restart.
+            let crossed = !self.headed && (self.secured || self.proved) && left.starts_with(b"<stream:error>");
+            if crossed {
+                self.ended = true;
+                all.push(Do::End(Some("the gateway gave up".into())));
+                break;
+            }
             match self.reader.read(&mut left, false)? {
                 None => break,
                 Some(InStream::Header(header)) => all.extend(self.on_header(&header)?),
@@ -384,6 +395,7 @@ impl Stream {
     }
 
     fn on_header(&mut self, header: &Element) -> Result<Vec<Do>, String> {
+        self.headed = true;
         if header.namespace != STREAMS || header.name != "stream" {
             return Err(format!("not a stream header: {}", header.to_xml()));
         }
@@ -439,7 +451,7 @@ impl Stream {
             (TLS, "failure") => Ok(vec![Do::End(Some("starttls refused".into()))]),
             (SASL, "auth") => {
                 self.proved = true;
-                self.reader = XmlReader::default();
+                self.restart();
                 send(format!("<success xmlns='{SASL}'/>"))
             }
             (SASL, "success") => {

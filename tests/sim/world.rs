@@ -99,7 +99,7 @@ impl World {
             links: BTreeMap::new(),
             trace: 0xcbf2_9ce4_8422_2325,
             lines: VecDeque::new(),
-            lines_max: 400,
+            lines_max: 4000,
             drained_early: false,
             out,
             rng: Rng::from_number(seed),
