@@ -78,7 +78,7 @@ fill() { # FILE.in: the template with its @NAMES@ replaced
 }
 
 users() { # the test accounts: NAME DOMAIN
-  for domain in xmpp xmpp2 nosrv direct failover big expired wrongname untrusted selfsigned nomiddle ej ej2; do
+  for domain in xmpp xmpp2 nosrv direct bidi failover big expired wrongname untrusted selfsigned nomiddle ej ej2; do
     for user in alice bob; do echo "$user $domain.example"; done
   done
 }

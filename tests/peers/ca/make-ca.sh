@@ -71,7 +71,7 @@ leaf() { # NAME CA DAYS DOMAIN...   (DAYS may be `expired`, CA may be `self`)
 root ca                                                # trusted by every peer
 root otherca                                           # trusted by none
 intermediate middleca ca
-leaf prosody  ca 3650 xmpp.example xmpp2.example nosrv.example direct.example failover.example big.example prosody.example
+leaf prosody  ca 3650 xmpp.example xmpp2.example direct.example bidi.example failover.example big.example prosody.example
 leaf ejabberd ca 3650 ej.example ej2.example ejabberd.example
 leaf kamailio ca 3650 sip.example sip2.example sip3.example gw.xmpp.example gw.ej.example kamailio.example
 # the ways a partner's certificate can be bad

@@ -1,0 +1,249 @@
+//! A small SIP user agent over UDP: registers at Kamailio, sends MESSAGE, and answers
+//! what comes in at once, from a thread of its own. Shares no code with the product.
+
+use crate::Outcome;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// A SIP message: first line, header fields, body.
+#[derive(Clone, Debug)]
+pub struct Message {
+    pub first: String,
+    fields: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl Message {
+    fn parse(datagram: &[u8]) -> Option<Self> {
+        let text = String::from_utf8_lossy(datagram);
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        let mut lines = head.split("\r\n");
+        let first = lines.next()?.to_string();
+        let fields = lines.filter_map(|line| line.split_once(':'));
+        let fields = fields.map(|(name, value)| (long_name(name.trim()), value.trim().to_string())).collect();
+        Some(Self { first, fields, body: body.to_string() })
+    }
+
+    /// The value of a header field, or nothing.
+    pub fn field(&self, name: &str) -> &str {
+        self.fields.iter().find(|(n, _)| n == name).map_or("", |(_, value)| value)
+    }
+
+    /// The status of a response; 0 of a request.
+    pub fn status(&self) -> u16 {
+        self.first.strip_prefix("SIP/2.0 ").and_then(|rest| rest.get(..3)?.parse().ok()).unwrap_or(0)
+    }
+
+    fn branch(&self) -> &str {
+        self.field("via").split_once("branch=").map_or("", |(_, rest)| rest.split([';', ',']).next().unwrap_or(""))
+    }
+}
+
+fn long_name(name: &str) -> String {
+    let name = name.to_ascii_lowercase();
+    match name.as_str() {
+        "v" => "via",
+        "f" => "from",
+        "t" => "to",
+        "i" => "call-id",
+        "l" => "content-length",
+        "c" => "content-type",
+        "s" => "subject",
+        other => other,
+    }
+    .to_string()
+}
+
+/// What the thread has heard and the test has not yet taken.
+#[derive(Default)]
+struct Heard {
+    requests: Vec<Message>,
+    responses: Vec<Message>,
+    branches: Vec<String>,
+}
+
+/// A user with a phone.
+pub struct Agent {
+    uri: String,
+    local: SocketAddr,
+    proxy: SocketAddr,
+    socket: Arc<UdpSocket>,
+    heard: Arc<(Mutex<Heard>, Condvar)>,
+    /// The status that incoming requests are answered with.
+    pub answer: Arc<AtomicU16>,
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    count: u32,
+}
+
+impl Agent {
+    /// An agent for `uri` on `local`, not registered yet.
+    pub fn new(uri: &str, local: SocketAddr, proxy: SocketAddr) -> Outcome<Self> {
+        let socket = Arc::new(UdpSocket::bind(local).map_err(|e| format!("SIP agent on {local}: {e}"))?);
+        socket.set_read_timeout(Some(Duration::from_millis(50))).map_err(|e| e.to_string())?;
+        let heard = Arc::new((Mutex::default(), Condvar::new()));
+        let answer = Arc::new(AtomicU16::new(200));
+        let ended = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let (socket, heard, answer, ended) = (socket.clone(), heard.clone(), answer.clone(), ended.clone());
+            move || {
+                while !ended.load(Ordering::Relaxed) {
+                    listen(&socket, &heard, &answer);
+                }
+            }
+        });
+        Ok(Self { uri: uri.into(), local, proxy, socket, heard, answer, ended, thread: Some(thread), count: 0 })
+    }
+
+    /// Registers `contact`, or our own address, in the place of all others.
+    pub fn register(&mut self, contact: Option<SocketAddr>) -> Outcome {
+        let domain = self.uri.split_once('@').map_or("", |(_, domain)| domain).to_string();
+        let user = self.uri.trim_start_matches("sip:").split('@').next().unwrap_or("").to_string();
+        let none = "Contact: *\r\nExpires: 0\r\n".to_string();
+        let ours = format!("Contact: <sip:{user}@{}>\r\nExpires: 600\r\n", contact.unwrap_or(self.local));
+        let (from, to) = (self.uri.clone(), self.uri.clone());
+        for contact in [none, ours] {
+            let branch = self.request("REGISTER", &format!("sip:{domain}"), &from, &to, &contact, "")?;
+            let status = self.wait_final(&branch, Duration::from_secs(5))?.status();
+            if status != 200 {
+                return Err(format!("REGISTER of {} was answered {status}", self.uri));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a MESSAGE and waits for its final response.
+    pub fn message(&mut self, to: &str, body: &str) -> Outcome<Message> {
+        let branch = self.begin_message(to, body)?;
+        self.wait_final(&branch, Duration::from_secs(40))
+    }
+
+    /// Sends a MESSAGE and gives its branch.
+    pub fn begin_message(&mut self, to: &str, body: &str) -> Outcome<String> {
+        let from = self.uri.clone();
+        self.begin_message_from(&from, to, body)
+    }
+
+    /// Sends a MESSAGE that says it is from somebody else.
+    pub fn begin_message_from(&mut self, from: &str, to: &str, body: &str) -> Outcome<String> {
+        self.request("MESSAGE", to, from, to, "Content-Type: text/plain;charset=UTF-8\r\n", body)
+    }
+
+    fn request(
+        &mut self,
+        method: &str,
+        target: &str,
+        from: &str,
+        to: &str,
+        extra: &str,
+        body: &str,
+    ) -> Outcome<String> {
+        self.count += 1;
+        let unique = format!("{:x}{:x}{:x}", std::process::id(), self.local.port(), self.count);
+        let branch = format!("z9hG4bK{unique}");
+        let datagram = format!(
+            "{method} {target} SIP/2.0\r\nVia: SIP/2.0/UDP {};branch={branch};rport\r\nMax-Forwards: 70\r\n\
+             From: <{from}>;tag={unique}\r\nTo: <{to}>\r\nCall-ID: {unique}@agent\r\nCSeq: 1 {method}\r\n\
+             {extra}Content-Length: {}\r\n\r\n{body}",
+            self.local,
+            body.len()
+        );
+        self.socket.send_to(datagram.as_bytes(), self.proxy).map_err(|e| format!("SIP agent: {e}"))?;
+        Ok(branch)
+    }
+
+    /// Waits for the final response of a branch.
+    pub fn wait_final(&self, branch: &str, within: Duration) -> Outcome<Message> {
+        self.wait(&format!("a final response to {branch}"), within, |heard| {
+            let place = heard.responses.iter().position(|m| m.status() >= 200 && m.branch() == branch)?;
+            Some(heard.responses.remove(place))
+        })
+    }
+
+    /// Waits for the MESSAGE with this body.
+    pub fn wait_message(&self, body: &str) -> Outcome<Message> {
+        let cut: String = body.chars().take(40).collect();
+        self.wait(&format!("MESSAGE {cut:?}"), Duration::from_secs(8), |heard| {
+            let place = heard.requests.iter().position(|m| m.body == body)?;
+            Some(heard.requests.remove(place))
+        })
+    }
+
+    /// Waits for any MESSAGE whose body fits.
+    pub fn wait_message_like(&self, what: &str, fits: impl Fn(&str) -> bool) -> Outcome<Message> {
+        self.wait(what, Duration::from_secs(8), |heard| {
+            let place = heard.requests.iter().position(|m| fits(&m.body))?;
+            Some(heard.requests.remove(place))
+        })
+    }
+
+    /// All requests heard so far.
+    pub fn requests(&self) -> Vec<Message> {
+        std::mem::take(&mut self.heard.0.lock().expect("the agent's thread did not panic").requests)
+    }
+
+    fn wait(
+        &self,
+        what: &str,
+        within: Duration,
+        mut take: impl FnMut(&mut Heard) -> Option<Message>,
+    ) -> Outcome<Message> {
+        let end = Instant::now() + within;
+        let (heard, changed) = &*self.heard;
+        let mut heard = heard.lock().expect("the agent's thread did not panic");
+        loop {
+            if let Some(message) = take(&mut heard) {
+                return Ok(message);
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let have: Vec<&str> = heard.requests.iter().chain(&heard.responses).map(|m| &*m.first).collect();
+                return Err(format!("{} waited for {what}; has {have:?}", self.uri));
+            }
+            heard = changed.wait_timeout(heard, left).expect("the agent's thread did not panic").0;
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn listen(socket: &UdpSocket, heard: &(Mutex<Heard>, Condvar), answer: &AtomicU16) {
+    let mut buffer = [0; 65_536];
+    let Ok((count, from)) = socket.recv_from(&mut buffer) else { return };
+    let Some(message) = Message::parse(&buffer[..count]) else { return };
+    let mut state = heard.0.lock().expect("the test did not panic with the lock");
+    if message.status() > 0 {
+        state.responses.push(message);
+    } else {
+        let _ = socket.send_to(&response(&message, answer.load(Ordering::Relaxed)), from);
+        let branch = message.branch().to_string();
+        if !state.branches.contains(&branch) {
+            state.branches.push(branch);
+            state.requests.push(message);
+        }
+    }
+    heard.1.notify_all();
+}
+
+fn response(request: &Message, status: u16) -> Vec<u8> {
+    let mut text = format!("SIP/2.0 {status} Answer\r\n");
+    for (name, value) in &request.fields {
+        match name.as_str() {
+            "via" | "from" | "call-id" | "cseq" => text.push_str(&format!("{name}: {value}\r\n")),
+            "to" => text.push_str(&format!("to: {value};tag=agent\r\n")),
+            _ => {}
+        }
+    }
+    text.push_str("Content-Length: 0\r\n\r\n");
+    text.into_bytes()
+}
