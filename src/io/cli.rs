@@ -3,10 +3,11 @@
 //! usage.
 
 use super::tls::Unusable;
-use super::{serve, store};
+use super::{demo, serve, store};
 use crate::appliance::commands;
 use crate::appliance::config::{self, Secrets};
 use crate::appliance::grammar::{self, Verb};
+use core::net::SocketAddr;
 use lexopt::prelude::{Long, Short, Value, ValueExt};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ usage: latimer serve --config FILE [--state DIR] [--control SOCKET]
        latimer config load TEXT --config FILE
        latimer config show --config FILE [--secrets]
        latimer config check TEXT
+       latimer demo [--sip ADDR:PORT] [--xmpp ADDR:PORT] [--once]
        latimer --version
 
 TEXT is a file of `set` lines, or - for standard input; FILE is the configuration
@@ -31,6 +33,7 @@ enum Command {
     Show { config: PathBuf, secrets: Secrets },
     Check { text: PathBuf },
     Console,
+    Demo(demo::Options),
     Version,
     Help,
 }
@@ -56,7 +59,8 @@ pub fn run(arguments: lexopt::Parser) -> ExitCode {
 fn parse(mut arguments: lexopt::Parser) -> Result<Command, lexopt::Error> {
     let mut words: Vec<String> = Vec::new();
     let (mut config, mut state, mut control) = (None, None, None);
-    let mut secrets = false;
+    let (mut sip, mut xmpp) = (None, None);
+    let (mut secrets, mut once) = (false, false);
     // Which options were given, to be held against those the command has.
     let mut given: Vec<&'static str> = Vec::new();
     while let Some(argument) = arguments.next()? {
@@ -66,6 +70,9 @@ fn parse(mut arguments: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Long("config") => (config, _) = (Some(PathBuf::from(arguments.value()?)), given.push("--config")),
             Long("state") => (state, _) = (Some(PathBuf::from(arguments.value()?)), given.push("--state")),
             Long("control") => (control, _) = (Some(PathBuf::from(arguments.value()?)), given.push("--control")),
+            Long("sip") => (sip, _) = (Some(arguments.value()?.parse::<SocketAddr>()?), given.push("--sip")),
+            Long("xmpp") => (xmpp, _) = (Some(arguments.value()?.parse::<SocketAddr>()?), given.push("--xmpp")),
+            Long("once") => (once, _) = (true, given.push("--once")),
             Long("secrets") => (secrets, _) = (true, given.push("--secrets")),
             Value(word) => words.push(word.string()?),
             other => return Err(other.unexpected()),
@@ -85,6 +92,7 @@ fn parse(mut arguments: lexopt::Parser) -> Result<Command, lexopt::Error> {
             (Command::Show { config: needs_config()?, secrets }, &["--config", "--secrets"])
         }
         ["config", "check", text] => (Command::Check { text: text.into() }, &[]),
+        ["demo"] => (Command::Demo(demo::Options { sip, xmpp, once }), &["--sip", "--xmpp", "--once"]),
         ["console"] => (Command::Console, &["--control"]),
         [] => return Err("a command is missing".into()),
         other => return Err(format!("no such command: {}", other.join(" ")).into()),
@@ -105,6 +113,11 @@ fn carry_out(command: Command) -> Result<(), String> {
         Command::Show { config, secrets } => show(&config, secrets),
         Command::Check { text } => check(&text),
         Command::Console => Err("latimer: console: not in this version\n".into()),
+        Command::Demo(options) => {
+            let arrived =
+                serve::seed().and_then(|seed| demo::run(options, seed)).map_err(|e| format!("latimer: {e}\n"))?;
+            if arrived { Ok(()) } else { Err("latimer: demo: not everything arrived\n".into()) }
+        }
         Command::Version => print(&format!("latimer {}\n", serve::VERSION)),
         Command::Help => print(USAGE),
     }

@@ -1,6 +1,7 @@
 //! The only folder that touches sockets, files, devices and the clock.
 //!
 //! - [`cli`]: the command line; [`serve`]: from the configuration to the loop.
+//! - [`demo`]: a conversation over real sockets, to be looked at.
 //! - [`reactor`]: one loop: wait, read, handle, carry out, flush.
 //! - [`listener`]: sockets that take connections or datagrams.
 //! - [`link`]: one connection: what waits to be read and to be sent.
@@ -8,6 +9,7 @@
 //! - [`store`]: files; [`log`]: lines on standard error and to syslog collectors.
 
 pub mod cli;
+pub mod demo;
 pub mod link;
 pub mod listener;
 pub mod log;
