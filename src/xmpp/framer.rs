@@ -262,13 +262,18 @@ impl Framer {
                 return Err(fault(StreamCondition::BadFormat, "stream header closes itself"));
             }
             self.phase = Phase::Elements;
-            let tag = bytes.get(1..self.scanned).unwrap_or_default();
-            let name = tag.split(|octet| is_blank(*octet) || *octet == b'>').next();
-            self.root = name.unwrap_or_default().into();
+            self.root = name_of(bytes.get(1..self.scanned).unwrap_or_default()).into();
             return Ok(Some(Item::Header(self.scanned)));
         }
         self.state = State::Text;
-        if slash { self.end_element(bytes) } else { Ok(None) }
+        if slash {
+            return self.end_element(bytes);
+        }
+        if self.depth == 1 && local_name(bytes.get(1..self.scanned).unwrap_or_default()) == local_name(&self.root) {
+            // It would swallow every stanza behind it.
+            return Err(fault(StreamCondition::BadFormat, "second stream header"));
+        }
+        Ok(None)
     }
 
     fn end_element(&mut self, bytes: &[u8]) -> Result<Option<Item>, StreamFault> {
@@ -300,6 +305,16 @@ fn go_on_declaration(seen: usize, octet: u8) -> Result<State, StreamFault> {
         None if is_blank(octet) => Ok(State::Declaration { question: false }),
         _ => Err(fault(StreamCondition::RestrictedXml, "processing instruction")),
     }
+}
+
+/// The name that a start tag begins with, prefix included.
+fn name_of(tag: &[u8]) -> &[u8] {
+    tag.split(|octet| is_blank(*octet) || *octet == b'>').next().unwrap_or_default()
+}
+
+/// The same without the prefix.
+fn local_name(tag: &[u8]) -> &[u8] {
+    name_of(tag).rsplit(|octet| *octet == b':').next().unwrap_or_default()
 }
 
 const fn is_blank(octet: u8) -> bool {
@@ -449,6 +464,16 @@ mod tests {
         let mut framer = in_a_stream();
         assert_eq!(framer.next(b"</s:stream>"), Ok(Item::End(11)));
         assert!(framer.next(b"<a/>").is_err());
+    }
+
+    #[test]
+    fn a_second_header_does_not_swallow_what_comes_behind_it() {
+        for second in ["<s:stream>", "<stream a='>'>", "<stream:stream xmlns='b' >"] {
+            let fault = in_a_stream().next(second.as_bytes()).expect_err(second);
+            assert_eq!(fault.condition, StreamCondition::BadFormat);
+        }
+        assert_eq!(in_a_stream().next(b"<a><stream></stream></a>"), Ok(Item::Element(24)));
+        assert_eq!(in_a_stream().next(b"<s:streams><a/>"), Ok(Item::Incomplete));
     }
 
     #[test]
