@@ -440,6 +440,10 @@ impl Stream {
         if self.is_initiator() {
             self.judge(cx, policy);
             self.send_header(cx, true);
+        } else {
+            // Who it said in the clear that it was, anybody on the way may have written.
+            self.ours.clear();
+            self.theirs.clear();
         }
     }
 
