@@ -1,0 +1,10 @@
+//! Attacks and faults, class by class: what comes out is the defined refusal, a counter
+//! says why, the next valid traffic is answered, and an honest partner notices nothing.
+//! A test is named after its class.
+
+mod house;
+mod measure;
+mod sip;
+mod world;
+mod xml;
+mod xml_level;
