@@ -44,6 +44,10 @@ const VERIFICATION_MAX: Duration = Duration::from_secs(30);
 /// one.
 const TRIES_MAX: u8 = 2;
 
+/// Each key a peer shows makes us look up and connect to a domain of its choice
+/// (REQ-XC-35): a stream gets room for every pair it may have, and for as many mistakes.
+const KEYS_PER_STREAM_MAX: usize = 2 * limits::STREAM_PAIRS_MAX;
+
 impl Server {
     /// Receiving role: a partner shows a key for a pair of domains.
     pub(super) fn on_key_shown(&mut self, cx: &mut Cx<'_>, key: Key, pair: Pair, shown: String) {
@@ -69,6 +73,7 @@ impl Server {
             Some((Condition::NotAcceptable, Counter::DialbackInvalid, "no key"))
         } else if stream.proved.len() + stream.asked.len() >= limits::STREAM_PAIRS_MAX
             || stream.asked.len() >= limits::VERIFICATIONS_PER_STREAM_MAX
+            || stream.keys_shown >= KEYS_PER_STREAM_MAX
             || self.verifications.is_full()
         {
             Some((Condition::ResourceConstraint, Counter::StreamLimit, "too many keys to confirm"))
@@ -90,6 +95,7 @@ impl Server {
             return;
         }
         stream.asked.push(pair.clone());
+        stream.keys_shown += 1;
         if stream.ours.is_empty() && stream.theirs.is_empty() {
             // A header without addresses: the first key says who talks to whom.
             (stream.ours, stream.theirs) = (pair.ours.clone(), pair.theirs.clone());

@@ -246,7 +246,7 @@ impl Server {
         for (_, stream) in self.streams.iter() {
             let Side::Answerer { from: address } = stream.side else { continue };
             let unproven = stream.proved.is_empty();
-            strangers += usize::from(unproven || self.policy.partner_of(&stream.theirs).is_none());
+            strangers += usize::from(unproven || stream.is_stranger);
             of_address += usize::from(unproven && address == from.ip());
         }
         let cause = if self.is_shut {
@@ -625,7 +625,9 @@ impl Server {
             self.on_step(cx, key, step);
             return;
         }
+        let is_stranger = self.policy.partner_of(&theirs).is_none();
         let Some(stream) = self.streams.get_mut(key) else { return };
+        stream.is_stranger = is_stranger;
         log_opened(cx, stream);
         let (route, bidi) = (route_of_side(stream.side), stream.bidi);
         self.stop(key, Timer::Progress);

@@ -54,7 +54,11 @@ pub(super) struct Stream {
     /// The pairs a dialback key was shown for and not judged yet: ours by the peer if we
     /// are the initiator, the peer's by its authoritative server if we are not.
     pub(super) asked: Vec<Pair>,
-    /// Initiator: what may be used to prove ourselves.
+    /// Receiving role: how many keys the peer made us confirm.
+    pub(super) keys_shown: usize,
+    /// Is the peer proved and no partner?
+    pub(super) is_stranger: bool,
+    /// What may be used to prove the initiator.
     methods: Methods,
     /// Initiator: what the peer offers.
     pub(super) offers: Offers,
@@ -316,6 +320,8 @@ impl Stream {
             theirs: theirs.into(),
             proved: Vec::new(),
             asked: Vec::new(),
+            keys_shown: 0,
+            is_stranger: false,
             methods: Methods::default(),
             offers: Offers::default(),
             external: false,
