@@ -9,7 +9,6 @@ use super::{Gateway, content, message};
 use crate::base::counters::Counter;
 use crate::base::cx::Cx;
 use crate::base::text::XmlEscaped;
-use crate::xmpp::jid::Jid;
 use crate::xmpp::stanza::{Condition, StanzaError};
 
 impl Gateway {
@@ -20,8 +19,8 @@ impl Gateway {
             "message.late-error",
             format_args!(
                 "side=xmpp from={} to={} condition={} notify={}",
-                self.named(&trace.from),
-                self.named(&trace.to),
+                self.named(trace.from.as_str()),
+                self.named(trace.to.as_str()),
                 error.condition.name(),
                 self.settings.message.late_errors_notify
             ),
@@ -29,14 +28,14 @@ impl Gateway {
         if !self.settings.message.late_errors_notify || self.ending {
             return;
         }
-        let (Ok(sender), Ok(recipient)) = (Jid::parse(&trace.from), Jid::parse(&trace.to)) else { return };
+        let (sender, recipient) = (&trace.from, &trace.to);
         // A notice that ran in a circle with somebody's automatic answer would be worse
         // than the loss it tells of.
         let passing = Passing { from: recipient.bare(), to: sender.bare(), conversation: None, body: "late error" };
         if self.memory.loops.pass(cx.now, &passing).is_err() {
             return;
         }
-        let Some((words, imdn)) = self.notice(cx, &sender, &recipient, trace, error) else { return };
+        let Some((words, imdn)) = self.notice(cx, trace, error) else { return };
         let lane = self.lane(recipient.bare(), sender.bare());
         let mut told = self.enter_lane(cx, lane, None, words).is_ok();
         if let Some(imdn) = imdn {
@@ -51,11 +50,10 @@ impl Gateway {
     fn notice(
         &mut self,
         cx: &mut Cx<'_>,
-        sender: &Jid,
-        recipient: &Jid,
         trace: &Trace,
         error: &StanzaError<'_>,
     ) -> Option<(Outgoing, Option<Outgoing>)> {
+        let (sender, recipient) = (&trace.from, &trace.to);
         let from = message::sip_uri(recipient, false).ok()?;
         let to = message::sip_uri(sender, false).ok()?;
         let words = Outgoing {

@@ -122,8 +122,8 @@ impl Gateway {
         cx: &mut Cx<'_>,
         transaction: Key,
         message: &sip::message::Message<'_>,
-        from: &Jid,
-        to: &Jid,
+        from: Jid,
+        to: Jid,
     ) {
         let mut text = core::mem::take(&mut self.memory.text);
         text.clear();
@@ -139,8 +139,8 @@ impl Gateway {
         cx: &mut Cx<'_>,
         transaction: Key,
         message: &sip::message::Message<'_>,
-        from: &Jid,
-        to: &Jid,
+        from: Jid,
+        to: Jid,
         text: &mut Text,
     ) -> Result<(), Answer> {
         let hops = message.max_forwards().unwrap_or(HOPS_MAX);
@@ -174,11 +174,15 @@ impl Gateway {
             message_id: core::mem::take(&mut text.notification.message_id),
             date_time: text.sent.unwrap_or(cx.wall),
         });
-        let trace = Trace { id, from: from.as_str().into(), to: to.as_str().into(), imdn };
+        let ticket = self
+            .pending
+            .enter_to_xmpp(transaction, Trace { id, from, to, imdn })
+            .map_err(|_| Answer::overload("Too Many Messages On Their Way"))?;
+        let Some(Pending::ToXmpp(ToXmpp { trace, .. })) = self.pending.get_mut(ticket) else { return Ok(()) };
         let stanza = FromSip {
             id: &trace.id,
-            from: from.as_str(),
-            to: to.as_str(),
+            from: trace.from.as_str(),
+            to: trace.to.as_str(),
             language: message.header("Content-Language").and_then(content::outward::first_language),
             subject: Some(text.subject.as_str())
                 .filter(|subject| !subject.is_empty())
@@ -188,20 +192,15 @@ impl Gateway {
             body: &text.body,
             xhtml: Some(text.xhtml.as_str()).filter(|xhtml| !xhtml.is_empty()),
             delay: date.or(text.sent).filter(|date| cx.wall.0 - date.0 > DELAY_MIN_MS),
-            sip_domain: from.domain(),
+            sip_domain: trace.from.domain(),
         };
-        let ticket = self
-            .pending
-            .enter_to_xmpp(transaction, trace.clone())
-            .map_err(|_| Answer::overload("Too Many Messages On Their Way"))?;
-        let sent = self.xmpp.send(cx, Some(ticket), from.domain(), to.domain(), |w| stanza.emit(w));
-        if let Err(refused) = sent {
-            self.pending.take(ticket);
-            let answer = Answer::of_refused(refused);
-            self.log_undelivered(cx, to.domain(), &answer, format_args!("{refused:?}"));
-            return Err(answer);
+        let (ours, theirs) = (trace.from.domain(), trace.to.domain());
+        let Err(refused) = self.xmpp.send(cx, Some(ticket), ours, theirs, |w| stanza.emit(w)) else { return Ok(()) };
+        let answer = Answer::of_refused(refused);
+        if let Some(Pending::ToXmpp(entry)) = self.pending.take(ticket) {
+            self.log_undelivered(cx, entry.trace.to.domain(), &answer, format_args!("{refused:?}"));
         }
-        Ok(())
+        Err(answer)
     }
 
     /// Ends a MESSAGE with an answer that is decided before XMPP took anything.
@@ -261,7 +260,7 @@ impl Gateway {
     pub(super) fn on_undelivered(&mut self, cx: &mut Cx<'_>, ticket: Ticket, why: Undelivered) {
         let Some(Pending::ToXmpp(entry)) = self.pending.take(ticket) else { return };
         let answer = Answer::of_failure(error::answer_for_undelivered(why));
-        self.log_undelivered(cx, domain_of(&entry.trace.to), &answer, format_args!("{why:?}"));
+        self.log_undelivered(cx, entry.trace.to.domain(), &answer, format_args!("{why:?}"));
         if let Some(transaction) = entry.transaction {
             self.respond(cx, transaction, &answer);
         }

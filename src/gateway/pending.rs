@@ -13,6 +13,7 @@ use crate::base::slab::{Key, Slab};
 use crate::base::time::{Instant, Wall};
 use crate::base::timers::Timers;
 use crate::limits::{DELIVERED_REMEMBERED_MAX, PENDING_MAX, PENDING_OCTETS_MAX, PENDING_PER_PAIR_MAX};
+use crate::xmpp::jid::Jid;
 use crate::xmpp::server::Handle;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -42,9 +43,9 @@ pub struct Trace {
     /// The stanza's `id`.
     pub id: String,
     /// The stanza's `from`: the SIP sender's JID.
-    pub from: String,
+    pub from: Jid,
     /// The stanza's `to`.
-    pub to: String,
+    pub to: Jid,
     /// What the sender asked to be told by IMDN (RFC 5438), if he did.
     pub imdn: Option<ImdnRequest>,
 }
@@ -245,15 +246,10 @@ impl Table {
 
 impl Trace {
     fn answers(&self, id: &str, from: &str, to: &str) -> bool {
-        self.id == id && bare(to) == bare(&self.from) && (bare(from) == bare(&self.to) || from == domain(&self.to))
+        self.id == id && bare(to) == self.from.bare() && (bare(from) == self.to.bare() || from == self.to.domain())
     }
 }
 
 fn bare(jid: &str) -> &str {
     jid.split_once('/').map_or(jid, |(bare, _)| bare)
-}
-
-fn domain(jid: &str) -> &str {
-    let bare = bare(jid);
-    bare.split_once('@').map_or(bare, |(_, domain)| domain)
 }

@@ -111,8 +111,8 @@ impl Gateway {
         }
         let proven = self.proves_anything(source);
         match self.judge(message, source, proven) {
-            Ok(Accepted::Message { from, to }) => self.message_from_sip(cx, transaction, message, &from, &to),
-            Ok(Accepted::Options) => self.answer(cx, transaction, proven, &options()),
+            Ok(Accepted::Message { from, to }) => self.message_from_sip(cx, transaction, message, from, to),
+            Ok(Accepted::Options) => self.sip.respond(cx, transaction, &OPTIONS),
             Err(answer) => {
                 if is_message {
                     cx.count(Counter::SipMessageRefused);
@@ -180,10 +180,10 @@ impl Gateway {
         let mut jid = String::new();
         let mapped = address::to_jid(from.uri, from.params.value("gr"), &mut jid).map(|()| Jid::parse(&jid));
         let domain = match &mapped {
-            Ok(Ok(jid)) => jid.domain().to_owned(),
-            _ => uri.host.to_ascii_lowercase(),
+            Ok(Ok(jid)) => jid.domain(),
+            _ => &uri.host.to_ascii_lowercase(),
         };
-        if let Err(denied) = self.routes.sip_sender(&self.settings, &domain, &self.sip_source(source)) {
+        if let Err(denied) = self.routes.sip_sender(&self.settings, domain, &self.sip_source(source)) {
             return Err(Answer::new(denied.status(), denied.reason(), Counter::SipForbidden));
         }
         match mapped {
@@ -286,13 +286,14 @@ enum Accepted {
     Options,
 }
 
-fn options() -> Answer {
-    Answer::new(200, "OK", Counter::SipMessageNothing)
-        .with("Allow", ALLOW)
-        .with("Accept", content::ACCEPT)
-        .with("Accept-Encoding", "identity")
-        .with("Supported", "")
-}
+/// The answer to OPTIONS (RFC 3261 section 11.2).
+const OPTIONS: Response<'_> = Response {
+    status: 200,
+    reason: "OK",
+    headers: &[("Allow", ALLOW), ("Accept", content::ACCEPT), ("Accept-Encoding", "identity"), ("Supported", "")],
+    content_type: None,
+    body: b"",
+};
 
 fn not_allowed() -> Answer {
     Answer::new(405, "Method Not Allowed", Counter::SipMethodRefused).with("Allow", ALLOW)

@@ -1238,9 +1238,7 @@ impl Stream {
         let error = StreamError::parse(element);
         // The level tells what calls for somebody: an idle stream that ends does not.
         let (why, side, level) = match error.condition {
-            StreamCondition::HostUnknown | StreamCondition::HostGone => {
-                (Undelivered::NotFound, "partner", Level::Warn)
-            }
+            StreamCondition::HostUnknown | StreamCondition::HostGone => (Undelivered::NotFound, "partner", Level::Warn),
             StreamCondition::ConnectionTimeout
             | StreamCondition::Conflict
             | StreamCondition::Reset
