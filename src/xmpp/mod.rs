@@ -5,10 +5,12 @@
 //! [`stream_error`] the conditions a stream ends with, [`disco`] what is told about
 //! ourselves.
 
+mod answerer;
 mod component;
 mod dialback;
 pub mod disco;
 pub mod framer;
+mod initiator;
 pub mod jid;
 mod management;
 pub mod ns;

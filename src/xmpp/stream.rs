@@ -11,13 +11,12 @@
 //! Clear text that came behind `<starttls/>` or `<proceed/>` never survives the start of
 //! TLS.
 
-use super::component;
 use super::framer::{Framer, StreamHeader};
 use super::jid::{domain_to_ascii, prepare_domain};
 use super::ns;
 use super::policy::Policy;
 use super::server::Undelivered;
-use super::stanza::{Condition, Kind, StanzaError};
+use super::stanza::Kind;
 use super::stream_error::{StreamCondition, StreamError, StreamFault};
 use crate::base::certificate::{CertificateFault, PeerCertificate};
 use crate::base::counters::Counter;
@@ -29,8 +28,6 @@ use crate::base::text::Escaped;
 use crate::base::time::Instant;
 use crate::base::xml::{Bindings, Limits, Node, Tag, emit_attribute};
 use crate::limits;
-use crate::settings::Requirement;
-use base64ct::{Base64, Encoding};
 use core::net::IpAddr;
 use std::collections::VecDeque;
 
@@ -59,13 +56,13 @@ pub(super) struct Stream {
     /// Is the peer proved and no partner?
     pub(super) is_stranger: bool,
     /// What may be used to prove the initiator.
-    methods: Methods,
+    pub(super) methods: Methods,
     /// Initiator: what the peer offers.
     pub(super) offers: Offers,
     /// Was the first pair proved by SASL EXTERNAL?
     pub(super) external: bool,
     /// Initiator: did the peer refuse SASL EXTERNAL?
-    external_failed: bool,
+    pub(super) external_failed: bool,
     /// May the answerer send stanzas too (XEP-0288)?
     pub(super) bidi: bool,
     /// Stream management, once enabled.
@@ -73,7 +70,7 @@ pub(super) struct Stream {
     /// Initiator: the stream to take up again, and how much of it we handled.
     pub(super) resume: Option<(String, u32)>,
     /// Initiator: is the answer to `<resume/>` due?
-    resuming: bool,
+    pub(super) resuming: bool,
     /// Does a stanza wait for room on it?
     pub(super) stalled: bool,
     /// Did we stop reading, because too much is not handled yet?
@@ -87,11 +84,11 @@ pub(super) struct Stream {
     /// The declarations of the peer's header.
     pub(super) bindings: Bindings,
     /// Was our header sent since the last restart?
-    header_sent: bool,
+    pub(super) header_sent: bool,
     /// Was our end tag sent?
-    end_sent: bool,
+    pub(super) end_sent: bool,
     /// SASL attempts that failed.
-    refusals: u8,
+    pub(super) refusals: u8,
     /// Initiator: what an earlier attempt showed not to work.
     pub(super) without: Without,
     /// Octets given to the link.
@@ -181,20 +178,20 @@ pub(super) struct Pair {
 
 /// What may be used to prove ourselves.
 #[derive(Clone, Copy, Debug, Default)]
-struct Methods {
-    external: bool,
-    dialback: bool,
+pub(super) struct Methods {
+    pub(super) external: bool,
+    pub(super) dialback: bool,
 }
 
 /// The peer's features.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Offers {
-    starttls: bool,
-    external: bool,
+    pub(super) starttls: bool,
+    pub(super) external: bool,
     /// Dialback errors, and with them several pairs on a stream.
     pub(super) dialback_errors: bool,
-    bidi: bool,
-    management: bool,
+    pub(super) bidi: bool,
+    pub(super) management: bool,
     /// XEP-0478: the most octets of a stanza.
     pub(super) max_bytes: Option<usize>,
     /// XEP-0478: after so long in silence the peer closes.
@@ -395,7 +392,7 @@ impl Stream {
         matches!(self.channel, Channel::Secure { believed: true, .. })
     }
 
-    fn is_secure(&self) -> bool {
+    pub(super) fn is_secure(&self) -> bool {
         matches!(self.channel, Channel::Secure { .. })
     }
 
@@ -454,7 +451,7 @@ impl Stream {
     }
 
     /// What a restart leaves of the stream: what is proved, and the connection.
-    fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         self.framer.restart();
         self.bindings = Bindings::default();
         self.header_sent = false;
@@ -465,7 +462,7 @@ impl Stream {
     }
 
     /// Holds the peer's certificate against its domain, and says why it is not believed.
-    fn judge(&mut self, cx: &mut Cx<'_>, policy: &Policy) {
+    pub(super) fn judge(&mut self, cx: &mut Cx<'_>, policy: &Policy) {
         let Channel::Secure { peer, believed } = &mut self.channel else { return };
         let ascii = domain_to_ascii(&self.theirs).unwrap_or_default();
         let (fault, advice) = match peer.verdict {
@@ -504,7 +501,7 @@ impl Stream {
 
     // ---- Header and features ------------------------------------------------------
 
-    fn send_header(&mut self, cx: &mut Cx<'_>, versioned: bool) {
+    pub(super) fn send_header(&mut self, cx: &mut Cx<'_>, versioned: bool) {
         let content = self.content();
         let (ours, theirs, id) = (self.ours.clone(), self.theirs.clone(), self.id.clone());
         let (initiator, component) = (self.is_initiator(), self.is_component());
@@ -547,156 +544,6 @@ impl Stream {
             Side::Component { .. } => self.on_component_header(cx, policy, header),
             Side::Answerer { .. } => self.on_opening_header(cx, policy, &header),
         }
-    }
-
-    /// Initiator: the answerer's header.
-    fn on_answer_header(&mut self, cx: &mut Cx<'_>, policy: &Policy, header: StreamHeader) -> Step {
-        let has_features = header.has_features();
-        self.id = header.id.unwrap_or_default();
-        if has_features {
-            self.state = State::Features;
-            return Step::Quiet;
-        }
-        // A server from before XMPP 1.0: no features, no TLS, dialback at once.
-        cx.debug("xmpp.stream.legacy", format_args!("partner={} side=partner", Escaped(&self.theirs)));
-        self.ready(cx, policy)
-    }
-
-    /// Component: the server's header.
-    fn on_component_header(&mut self, cx: &mut Cx<'_>, policy: &Policy, header: StreamHeader) -> Step {
-        let (Some(id), Some(component)) = (header.id, policy.component_of(&self.ours)) else {
-            return self.fail(cx, StreamFault::new(StreamCondition::BadFormat, "header without an id"));
-        };
-        let proof = component::handshake(&id, &component.secret);
-        self.id = id;
-        self.state = State::Handshake;
-        self.write(cx, |w| Tag::begin(w, "handshake").text(&proof));
-        Step::Quiet
-    }
-
-    /// Answerer: the initiator's header.
-    fn on_opening_header(&mut self, cx: &mut Cx<'_>, policy: &Policy, header: &StreamHeader) -> Step {
-        self.id = cx.rng.token::<24>().to_string();
-        let has_features = header.has_features();
-        if let Err(fault) = self.take_addresses(policy, header) {
-            return self.refuse_header(cx, has_features, fault);
-        }
-        if self.is_secure() && !self.external && !self.theirs.is_empty() {
-            self.judge(cx, policy);
-        }
-        self.send_header(cx, has_features);
-        self.state = State::Open;
-        if has_features {
-            return self.offer(cx, policy);
-        }
-        let may = match (&self.channel, self.theirs.as_str()) {
-            (Channel::Clear, "") => policy.any_in_the_clear(),
-            (Channel::Clear, theirs) => policy.rules_for(theirs).may_dialback_in_the_clear(),
-            // The key's own `from` decides.
-            (Channel::Secure { .. }, _) => true,
-        };
-        if !may {
-            let cause = "streams without version 1.0, and so without TLS, are not taken";
-            return self.fail(cx, StreamFault::new(StreamCondition::UnsupportedVersion, cause));
-        }
-        Step::Quiet
-    }
-
-    /// Takes over who talks to whom, or says what is wrong with it. After SASL both have
-    /// to be what was proved; a header that leaves them out means the same as before.
-    fn take_addresses(&mut self, policy: &Policy, header: &StreamHeader) -> Result<(), StreamFault> {
-        let improper = |cause| StreamFault::new(StreamCondition::ImproperAddressing, cause);
-        for address in [&header.from, &header.to].into_iter().flatten() {
-            if address.local().is_some() || address.resource().is_some() {
-                return Err(improper("to or from of the header is no domain"));
-            }
-        }
-        let from = header.from.as_ref().map(|from| from.domain());
-        let to = header.to.as_ref().map(|to| to.domain());
-        if self.external && from.is_some_and(|from| from != self.theirs) {
-            return Err(StreamFault::new(StreamCondition::InvalidFrom, "from changed after authentication"));
-        }
-        if self.external && to.is_some_and(|to| to != self.ours) {
-            return Err(improper("to changed after authentication"));
-        }
-        if let Some(to) = to {
-            self.ours = to.into();
-        }
-        if let Some(from) = from {
-            self.theirs = from.into();
-        }
-        if self.ours.is_empty() && header.has_features() {
-            return Err(improper("header without to"));
-        }
-        if !self.ours.is_empty() && !policy.serves(&self.ours) {
-            return Err(StreamFault::new(StreamCondition::HostUnknown, "domain not served here"));
-        }
-        if policy.is_ours(&self.theirs) {
-            return Err(StreamFault::new(StreamCondition::InvalidFrom, "from is a domain of ours"));
-        }
-        Ok(())
-    }
-
-    /// Ends the stream over something in its header: an answer header goes first.
-    pub(super) fn refuse_header(&mut self, cx: &mut Cx<'_>, versioned: bool, fault: StreamFault) -> Step {
-        if !self.header_sent && !self.is_initiator() {
-            if self.id.is_empty() {
-                self.id = cx.rng.token::<24>().to_string();
-            }
-            self.send_header(cx, versioned);
-        }
-        self.fail(cx, fault)
-    }
-
-    /// Answerer: sends the features for what the stream is now. If nothing that is
-    /// offered could lead anywhere, the stream ends.
-    fn offer(&mut self, cx: &mut Cx<'_>, policy: &Policy) -> Step {
-        let rules = policy.rules_for(&self.theirs);
-        let proved = !self.proved.is_empty();
-        let starttls = !self.is_secure() && rules.tls != Requirement::NotSupported;
-        let required = starttls && !rules.may_dialback_in_the_clear();
-        let external = !proved && self.believed() && rules.may_sasl();
-        let dialback = !proved && self.may_dialback(policy, &self.theirs);
-        let idle_seconds = u64::from(policy.xmpp.stream_inactivity_timeout_s);
-        self.methods = Methods { external, dialback };
-        self.write(cx, |w| {
-            Tag::begin(w, "stream:features").content(|w| {
-                if starttls {
-                    Tag::begin(w, "starttls").namespace(ns::TLS).content(|w| {
-                        if required {
-                            w.str("<required/>");
-                        }
-                    });
-                }
-                if external {
-                    Tag::begin(w, "mechanisms").namespace(ns::SASL).content(|w| {
-                        Tag::begin(w, "mechanism").text("EXTERNAL");
-                    });
-                }
-                if dialback {
-                    Tag::begin(w, "dialback").namespace(ns::DIALBACK_FEATURE).content(|w| {
-                        w.str("<errors/>");
-                    });
-                }
-                if proved {
-                    Tag::begin(w, "sm").namespace(ns::MANAGEMENT).empty();
-                } else {
-                    Tag::begin(w, "bidi").namespace(ns::BIDI_FEATURE).empty();
-                }
-                Tag::begin(w, "limits").namespace(ns::STREAM_LIMITS).content(|w| {
-                    w.str("<max-bytes>").number(limits::STANZA_OCTETS_MAX as u64).str("</max-bytes>");
-                    w.str("<idle-seconds>").number(idle_seconds).str("</idle-seconds>");
-                });
-            });
-        });
-        if proved {
-            return Step::Proved;
-        }
-        if !starttls && !external && !dialback {
-            let cause = "your certificate does not prove your domain, and dialback is not taken";
-            return self.fail(cx, StreamFault::new(StreamCondition::NotAuthorized, cause));
-        }
-        Step::Quiet
     }
 
     /// May `theirs` be authenticated by dialback on this channel?
@@ -754,173 +601,8 @@ impl Stream {
         }
     }
 
-    /// Initiator: the features came.
-    fn on_features(&mut self, cx: &mut Cx<'_>, policy: &Policy, features: Node<'_>) -> Step {
-        self.offers = Offers::parse(features);
-        if self.external {
-            return self.enable(cx);
-        }
-        let rules = policy.rules_for(&self.theirs);
-        if self.is_secure() || rules.tls == Requirement::NotSupported || self.without.tls {
-            return self.ready(cx, policy);
-        }
-        // A missing offer may be an attacker's work: TLS is tried all the same where
-        // nothing else is allowed (RFC 7590 section 3.1).
-        if self.offers.starttls || !rules.may_dialback_in_the_clear() {
-            self.state = State::StartTls;
-            self.write(cx, |w| Tag::begin(w, "starttls").namespace(ns::TLS).empty());
-            return Step::Quiet;
-        }
-        cx.info("xmpp.stream.no-tls", format_args!("partner={} side=partner", Escaped(&self.theirs)));
-        self.ready(cx, policy)
-    }
-
-    fn on_tls_answer(&mut self, cx: &mut Cx<'_>, policy: &Policy, answer: Node<'_>) -> Step {
-        if answer.name() == "proceed" {
-            self.start_tls(cx, "");
-            return Step::Quiet;
-        }
-        let may = policy.rules_for(&self.theirs).may_dialback_in_the_clear();
-        cx.refuse(
-            Counter::StreamFailed,
-            "xmpp.starttls.refused",
-            format_args!(
-                "partner={} side=partner then={}",
-                Escaped(&self.theirs),
-                if may { "clear" } else { "given-up" }
-            ),
-        );
-        self.close(cx);
-        let retry = may.then_some(Without { tls: true, ..self.without });
-        Step::Ended(Ended { why: Undelivered::Refused, retry })
-    }
-
-    /// Initiator: as secure as it gets before we prove ourselves.
-    fn ready(&mut self, cx: &mut Cx<'_>, policy: &Policy) -> Step {
-        let rules = policy.rules_for(&self.theirs);
-        let believed = self.believed();
-        let external = self.offers.external && believed && rules.may_sasl() && !self.without.external;
-        self.methods = Methods { external, dialback: self.may_dialback(policy, &self.theirs) };
-        if self.methods.external || self.methods.dialback {
-            self.state = State::Open;
-            return Step::Ready;
-        }
-        let cause = match &self.channel {
-            Channel::Clear => "no TLS, and dialback in the clear is not allowed",
-            Channel::Secure { .. } if !believed => "certificate not believed, and dialback is not allowed",
-            // The partner offers it only to certificates it believes.
-            Channel::Secure { .. } => "SASL EXTERNAL not offered (does the partner trust our certificate?)",
-        };
-        self.fail(cx, StreamFault::new(StreamCondition::PolicyViolation, cause))
-    }
-
-    /// Initiator: can [`Self::authenticate`] be called?
-    pub(super) fn can_authenticate(&self) -> bool {
-        let idle = self.state == State::Open && self.proved.is_empty() && self.asked.is_empty();
-        // A restart would lose the answers that are due.
-        idle && (!self.methods.external || self.verifying == 0)
-    }
-
-    /// Initiator: begins to prove ourselves.
-    pub(super) fn authenticate(&mut self, cx: &mut Cx<'_>, policy: &Policy) {
-        // What comes back on this stream would be proved by the certificate alone.
-        if self.offers.bidi && self.believed() {
-            self.bidi = true;
-            self.write(cx, |w| Tag::begin(w, "bidi").namespace(ns::BIDI).empty());
-        }
-        if self.methods.external {
-            self.state = State::External;
-            let name = Base64::encode_string(self.ours.as_bytes());
-            self.write(cx, |w| {
-                Tag::begin(w, "auth").namespace(ns::SASL).attribute("mechanism", "EXTERNAL").text(&name);
-            });
-        } else {
-            self.show_key(cx, policy, Pair { ours: self.ours.clone(), theirs: self.theirs.clone() });
-        }
-    }
-
-    /// Initiator: shows the dialback key of a pair.
-    pub(super) fn show_key(&mut self, cx: &mut Cx<'_>, policy: &Policy, pair: Pair) {
-        let key = policy.keys.key(&pair.theirs, &pair.ours, &self.id);
-        self.write(cx, |w| {
-            Tag::begin(w, "db:result").attribute("from", &pair.ours).attribute("to", &pair.theirs).text(&key);
-        });
-        self.asked.push(pair);
-    }
-
-    /// Initiator: the answer to our `<auth/>`.
-    fn on_sasl_answer(&mut self, cx: &mut Cx<'_>, policy: &Policy, answer: Node<'_>) -> Step {
-        if answer.name() == "success" {
-            self.forget();
-            self.external = true;
-            self.send_header(cx, true);
-            self.state = State::Header;
-            return Step::Quiet;
-        }
-        if answer.name() == "challenge" {
-            // A server that wants the name again, in an answer of its own.
-            let name = Base64::encode_string(self.ours.as_bytes());
-            self.write(cx, |w| Tag::begin(w, "response").namespace(ns::SASL).text(&name));
-            self.refusals += 1;
-            return if self.refusals > 2 {
-                self.fail(cx, StreamFault::new(StreamCondition::PolicyViolation, "too many challenges"))
-            } else {
-                Step::Quiet
-            };
-        }
-        let condition = answer.children().find(|child| child.name() != "text").map_or("", |child| child.name());
-        cx.refuse(
-            Counter::StreamFailed,
-            "xmpp.sasl.refused",
-            format_args!(
-                "partner={} ours={} condition={} side=ours then={} advice={}",
-                Escaped(&self.theirs),
-                Escaped(&self.ours),
-                Escaped(condition),
-                if self.methods.dialback { "dialback" } else { "given-up" },
-                Escaped("the partner has to trust our certificate for this domain"),
-            ),
-        );
-        self.external_failed = true;
-        self.methods.external = false;
-        self.state = State::Open;
-        if self.methods.dialback {
-            self.show_key(cx, policy, Pair { ours: self.ours.clone(), theirs: self.theirs.clone() });
-            return Step::Quiet;
-        }
-        self.end(cx);
-        Step::Ended(Ended::new(Undelivered::Refused))
-    }
-
-    /// Initiator: proved; asks for acknowledgements where the peer has them.
-    fn enable(&mut self, cx: &mut Cx<'_>) -> Step {
-        if !self.offers.management {
-            return self.prove_first();
-        }
-        self.state = State::Enabling;
-        let bidi = self.bidi;
-        let resume = self.resume.take();
-        self.resuming = resume.is_some();
-        match resume {
-            Some((id, handled)) => self.write(cx, |w| {
-                Tag::begin(w, "resume")
-                    .namespace(ns::MANAGEMENT)
-                    .attribute("previd", &id)
-                    .attribute("h", &handled.to_string())
-                    .empty();
-            }),
-            None => self.write(cx, |w| {
-                // What the peer sent on a stream that goes both ways could not be told
-                // apart after a resumption: handles belong to one stream.
-                let resume = (!bidi).then_some("true");
-                Tag::begin(w, "enable").namespace(ns::MANAGEMENT).maybe("resume", resume).empty();
-            }),
-        }
-        Step::Quiet
-    }
-
     /// The pair of the header is proved, whatever the way.
-    fn prove_first(&mut self) -> Step {
+    pub(super) fn prove_first(&mut self) -> Step {
         self.state = State::Open;
         let (ours, theirs) = (self.ours.clone(), self.theirs.clone());
         self.prove(Pair { ours, theirs });
@@ -936,63 +618,9 @@ impl Stream {
         self.framer.set_limit(limits::STANZA_OCTETS_MAX);
     }
 
-    /// Initiator: `<db:result type='...'/>` or `<db:verify type='...'/>`.
-    fn on_dialback_answer(&mut self, cx: &mut Cx<'_>, answer: Node<'_>) -> Step {
-        let (Some(pair), Some(type_)) = (pair_of(answer), answer.attribute("type")) else {
-            return self.unasked(cx, answer, "no answer, on a stream of ours");
-        };
-        let verdict = match type_ {
-            "valid" => Verdict::Valid,
-            "invalid" => Verdict::Invalid,
-            _ => Verdict::Error,
-        };
-        if answer.name() == "verify" {
-            let id = answer.attribute("id").unwrap_or_default().to_owned();
-            return Step::Verdict { pair, id, verdict };
-        }
-        let Some(place) = self.asked.iter().position(|asked| *asked == pair) else {
-            return self.unasked(cx, answer, "result of a pair not asked for");
-        };
-        self.asked.remove(place);
-        let valid = verdict == Verdict::Valid;
-        if !valid {
-            self.log_refused_key(cx, &pair, answer, type_);
-        }
-        let is_first = pair.ours == self.ours && pair.theirs == self.theirs;
-        match (is_first, valid) {
-            (true, true) => self.enable(cx),
-            (true, false) if self.proved.is_empty() => {
-                self.end(cx);
-                Step::Ended(Ended { why: Undelivered::Refused, retry: None })
-            }
-            _ => {
-                if valid {
-                    self.prove(pair.clone());
-                }
-                Step::Judged { pair, valid }
-            }
-        }
-    }
-
-    fn log_refused_key(&self, cx: &mut Cx<'_>, pair: &Pair, answer: Node<'_>, type_: &str) {
-        let condition = StanzaError::parse(answer).map_or("", |error| error.condition.name());
-        cx.refuse(
-            Counter::StreamFailed,
-            "xmpp.dialback.refused",
-            format_args!(
-                "partner={} ours={} type={} condition={} side=partner advice={}",
-                Escaped(&pair.theirs),
-                Escaped(&pair.ours),
-                Escaped(type_),
-                condition,
-                Escaped("the partner asks the server that DNS names for our domain: is that us?"),
-            ),
-        );
-    }
-
     /// A dialback element that answers nothing: CVE-2012-3525 and its kin. Nothing
     /// comes of it.
-    fn unasked(&self, cx: &mut Cx<'_>, element: Node<'_>, cause: &str) -> Step {
+    pub(super) fn unasked(&self, cx: &mut Cx<'_>, element: Node<'_>, cause: &str) -> Step {
         cx.refuse(
             Counter::DialbackInvalid,
             "xmpp.dialback.unasked",
@@ -1008,189 +636,8 @@ impl Stream {
         Step::Quiet
     }
 
-    /// Answerer: `<starttls/>`.
-    fn on_starttls(&mut self, cx: &mut Cx<'_>, policy: &Policy) -> Step {
-        let rules = policy.rules_for(&self.theirs);
-        let may = !self.is_secure() && rules.tls != Requirement::NotSupported;
-        if may && self.proved.is_empty() && self.asked.is_empty() {
-            self.write(cx, |w| Tag::begin(w, "proceed").namespace(ns::TLS).empty());
-            self.bidi = false;
-            self.start_tls(cx, "");
-            return Step::Quiet;
-        }
-        cx.refuse(
-            Counter::StreamFailed,
-            "xmpp.starttls.out-of-place",
-            format_args!("partner={} side=partner", Escaped(&self.theirs)),
-        );
-        self.write(cx, |w| Tag::begin(w, "failure").namespace(ns::TLS).empty());
-        self.end(cx);
-        Step::Ended(Ended::new(Undelivered::Refused))
-    }
-
-    /// Answerer: `<auth/>`, or what else there is of SASL.
-    fn on_sasl_request(&mut self, cx: &mut Cx<'_>, request: Node<'_>) -> Step {
-        match self.check_sasl(request) {
-            Ok(()) => {
-                self.write(cx, |w| Tag::begin(w, "success").namespace(ns::SASL).empty());
-                let (ours, theirs) = (self.ours.clone(), self.theirs.clone());
-                self.forget();
-                self.prove(Pair { ours, theirs });
-                self.external = true;
-                self.state = State::Header;
-                Step::Quiet
-            }
-            Err(condition) => self.refuse_sasl(cx, condition),
-        }
-    }
-
-    /// Is it SASL EXTERNAL for the domain that the certificate names?
-    fn check_sasl(&self, request: Node<'_>) -> Result<(), &'static str> {
-        if request.name() != "auth" {
-            return Err(if request.name() == "abort" { "aborted" } else { "malformed-request" });
-        }
-        if !self.is_secure() {
-            return Err("encryption-required");
-        }
-        if request.attribute("mechanism") != Some("EXTERNAL") {
-            return Err("invalid-mechanism");
-        }
-        // Offered only where the certificate names the peer and policy allows it.
-        if !self.methods.external || !self.proved.is_empty() {
-            return Err("not-authorized");
-        }
-        let text = request.text();
-        match text.trim() {
-            "" => Err("malformed-request"),
-            "=" => Ok(()),
-            text if text.len() > 2048 => Err("malformed-request"),
-            text => {
-                let name = Base64::decode_vec(text).map_err(|_| "incorrect-encoding")?;
-                let name = String::from_utf8(name).map_err(|_| "incorrect-encoding")?;
-                let same = prepare_domain(&name).is_ok_and(|name| name == self.theirs);
-                if same || name.is_empty() { Ok(()) } else { Err("invalid-authzid") }
-            }
-        }
-    }
-
-    fn refuse_sasl(&mut self, cx: &mut Cx<'_>, condition: &'static str) -> Step {
-        self.refusals += 1;
-        cx.refuse(
-            Counter::StreamFailed,
-            "xmpp.sasl.denied",
-            format_args!("partner={} condition={condition} side=partner", Escaped(&self.theirs)),
-        );
-        self.write(cx, |w| {
-            Tag::begin(w, "failure").namespace(ns::SASL).content(|w| {
-                Tag::begin(w, condition).empty();
-            });
-        });
-        // Dialback may still follow on the same stream.
-        if self.methods.dialback && self.refusals < SASL_ATTEMPTS_MAX {
-            return Step::Quiet;
-        }
-        self.fail(cx, StreamFault::new(StreamCondition::NotAuthorized, "authentication failed"))
-    }
-
-    /// Answerer: `<bidi/>`. It takes effect for the pair that is proved after it.
-    fn on_bidi(&mut self, cx: &mut Cx<'_>) -> Step {
-        if !self.proved.is_empty() || !self.asked.is_empty() {
-            let cause = "bidi after authentication";
-            return self.fail(cx, StreamFault::new(StreamCondition::PolicyViolation, cause));
-        }
-        self.bidi = true;
-        Step::Quiet
-    }
-
-    /// Answerer: `<db:result/>`, a key.
-    fn on_dialback_result(&mut self, cx: &mut Cx<'_>, result: Node<'_>) -> Step {
-        if result.attribute("type").is_some() {
-            return self.unasked(cx, result, "result on a stream of the peer's");
-        }
-        let Some(pair) = pair_of(result) else {
-            let cause = "dialback without to or from";
-            return self.fail(cx, StreamFault::new(StreamCondition::ImproperAddressing, cause));
-        };
-        let key = result.text().trim().to_owned();
-        Step::KeyShown { pair, key }
-    }
-
-    /// Answerer, authoritative role: `<db:verify/>`, is this key ours? Needs no memory of
-    /// the stream: the key is made again.
-    fn on_dialback_verify(&mut self, cx: &mut Cx<'_>, policy: &Policy, verify: Node<'_>) -> Step {
-        if verify.attribute("type").is_some() {
-            return self.unasked(cx, verify, "verdict on a stream of the peer's");
-        }
-        let (Some(pair), Some(id)) = (pair_of(verify), verify.attribute("id")) else {
-            let cause = "dialback without to, from or id";
-            return self.fail(cx, StreamFault::new(StreamCondition::ImproperAddressing, cause));
-        };
-        if !policy.serves(&pair.ours) {
-            cx.refuse(
-                Counter::HostUnknown,
-                "xmpp.dialback.host-unknown",
-                format_args!("partner={} domain={} side=partner", Escaped(&pair.theirs), Escaped(&pair.ours)),
-            );
-            self.answer_dialback(cx, "db:verify", &pair, Some(id), Err(Condition::ItemNotFound));
-            return Step::Quiet;
-        }
-        let valid = policy.keys.is_ours(verify.text().trim(), &pair.theirs, &pair.ours, id);
-        if !valid {
-            cx.refuse(
-                Counter::DialbackInvalid,
-                "xmpp.dialback.imposter",
-                format_args!(
-                    "partner={} ours={} cause={} side=partner",
-                    Escaped(&pair.theirs),
-                    Escaped(&pair.ours),
-                    Escaped("somebody showed it a key for our domain that is not ours"),
-                ),
-            );
-        }
-        self.answer_dialback(cx, "db:verify", &pair, Some(id), Ok(valid));
-        Step::Quiet
-    }
-
-    /// Answers a dialback element: valid, invalid, or an error.
-    pub(super) fn answer_dialback(
-        &mut self,
-        cx: &mut Cx<'_>,
-        name: &'static str,
-        pair: &Pair,
-        id: Option<&str>,
-        answer: Result<bool, Condition>,
-    ) {
-        let type_ = match answer {
-            Ok(true) => "valid",
-            Ok(false) => "invalid",
-            Err(_) => "error",
-        };
-        self.write(cx, |w| {
-            let tag = Tag::begin(w, name)
-                .attribute("from", &pair.ours)
-                .attribute("to", &pair.theirs)
-                .maybe("id", id)
-                .attribute("type", type_);
-            match answer {
-                Ok(_) => tag.empty(),
-                Err(condition) => tag.content(|w| StanzaError::new(condition).emit(w)),
-            }
-        });
-    }
-
-    /// Receiving role, on a stream of ours: is this key yours?
-    pub(super) fn ask_about(&mut self, cx: &mut Cx<'_>, pair: &Pair, id: &str, key: &str) {
-        self.write(cx, |w| {
-            Tag::begin(w, "db:verify")
-                .attribute("from", &pair.ours)
-                .attribute("to", &pair.theirs)
-                .attribute("id", id)
-                .text(key);
-        });
-    }
-
     /// An element of stream management.
-    fn on_management(&mut self, cx: &mut Cx<'_>, element: Node<'_>) -> Step {
+    pub(super) fn on_management(&mut self, cx: &mut Cx<'_>, element: Node<'_>) -> Step {
         let handled = element.attribute("h").and_then(|h| h.trim().parse().ok());
         if self.state == State::Enabling {
             return self.on_enabling(cx, element, handled);
@@ -1208,33 +655,10 @@ impl Stream {
         }
     }
 
-    /// Initiator: the answer to `<enable/>` or `<resume/>`.
-    fn on_enabling(&mut self, cx: &mut Cx<'_>, element: Node<'_>, handled: Option<u32>) -> Step {
-        match (element.name(), handled) {
-            ("enabled", _) => {
-                let _ = self.prove_first();
-                let resume = matches!(element.attribute("resume"), Some("true" | "1")) && !self.bidi;
-                let id = element.attribute("id").filter(|id| id.len() <= limits::STREAM_ATTRIBUTE_OCTETS_MAX);
-                let seconds = element.attribute("max").and_then(|max| max.parse().ok()).unwrap_or(u64::MAX);
-                Step::Enabled(id.filter(|_| resume).map(|id| (id.to_owned(), seconds)))
-            }
-            ("resumed", Some(handled)) => {
-                let _ = self.prove_first();
-                Step::Resumed(handled)
-            }
-            ("failed", _) if self.resuming => {
-                let _ = self.enable(cx);
-                Step::NotResumed(handled)
-            }
-            ("failed", _) => self.prove_first(),
-            _ => self.fail(cx, StreamFault::new(StreamCondition::BadFormat, "stream management out of place")),
-        }
-    }
-
     // ---- The end ------------------------------------------------------------------
 
     /// The peer's `<stream:error/>`.
-    fn on_error(&mut self, cx: &mut Cx<'_>, element: Node<'_>) -> Step {
+    pub(super) fn on_error(&mut self, cx: &mut Cx<'_>, element: Node<'_>) -> Step {
         let error = StreamError::parse(element);
         // The level tells what calls for somebody: an idle stream that ends does not.
         let (why, side, level) = match error.condition {
@@ -1357,46 +781,13 @@ impl Stream {
         self.close(cx);
     }
 
-    fn close(&self, cx: &mut Cx<'_>) {
+    pub(super) fn close(&self, cx: &mut Cx<'_>) {
         cx.out.close(self.link);
     }
 }
 
-/// How often a peer may fail at SASL on one stream (RFC 6120 section 6.4.5 wants two at
-/// least).
-const SASL_ATTEMPTS_MAX: u8 = 3;
-
-impl Offers {
-    fn parse(features: Node<'_>) -> Self {
-        let mut offers = Self::default();
-        for feature in features.children() {
-            match (feature.namespace(), feature.name()) {
-                (ns::TLS, "starttls") => offers.starttls = true,
-                (ns::SASL, "mechanisms") => {
-                    offers.external = feature.children().any(|m| m.text().trim() == "EXTERNAL");
-                }
-                (ns::DIALBACK_FEATURE, "dialback") => {
-                    offers.dialback_errors = feature.child("errors", ns::DIALBACK_FEATURE).is_some();
-                }
-                (ns::BIDI_FEATURE, "bidi") => offers.bidi = true,
-                (ns::MANAGEMENT, "sm") => offers.management = true,
-                (ns::STREAM_LIMITS, "limits") => {
-                    let number = |name| {
-                        let value = feature.child(name, ns::STREAM_LIMITS)?;
-                        value.text().trim().parse::<u64>().ok()
-                    };
-                    offers.max_bytes = number("max-bytes").map(|octets| octets.try_into().unwrap_or(usize::MAX));
-                    offers.idle_seconds = number("idle-seconds").filter(|seconds| *seconds > 0);
-                }
-                _ => {}
-            }
-        }
-        offers
-    }
-}
-
 /// The domains of a dialback element from the peer: `to` is ours.
-fn pair_of(element: Node<'_>) -> Option<Pair> {
+pub(super) fn pair_of(element: Node<'_>) -> Option<Pair> {
     let domain = |name| prepare_domain(element.attribute(name)?).ok().map(|domain| domain.into_owned());
     Some(Pair { ours: domain("to")?, theirs: domain("from")? })
 }
