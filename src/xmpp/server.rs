@@ -7,8 +7,8 @@
 //! it does not do that, once its octets have left and the connection was seen alive after
 //! that; [`Event::Undelivered`] with the reason otherwise.
 //!
-//! How the work is divided: [`stream`](super::stream) is one connection, `route` is one
-//! pair of domains, `routing` brings the two together, `dialback` confirms the keys of
+//! How the work is divided: `stream` is one connection, `initiator` and `answerer` are its
+//! two ends, `route` is one pair of domains, `routing` brings the two together, `dialback` confirms the keys of
 //! partners, `management` counts what was handled.
 //!
 //! Invariants: a stanza is handed up only if the stream proved its sender's domain for
