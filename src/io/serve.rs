@@ -6,6 +6,7 @@ use super::store;
 use super::tls::{Material, Tls, Unusable};
 use crate::appliance::config::Config;
 use crate::appliance::slots::{self, Chosen};
+use crate::base::counters::Counter;
 use crate::base::net::Transport;
 use crate::base::outbox::Level;
 use crate::base::text::Escaped;
@@ -166,6 +167,7 @@ impl Server {
             Ok(generation) => {
                 self.generation = generation;
                 self.reactor.say(Level::Info, "config.committed", format_args!("generation={generation}"));
+                self.say_counters();
             }
             Err(cause) => self.reactor.say(
                 Level::Error,
@@ -207,10 +209,23 @@ impl Server {
         self.turn_until(closed.after(LAST_WORDS_TIME), |server| server.reactor.streams() == 0)?;
         // Who has been sent everything needs no more waiting for.
         self.turn_until(begun.after(END_TIME_MAX), |server| server.reactor.unsent() == 0)?;
+        self.say_counters();
         let left = self.reactor.streams();
         self.reactor.announce("latimer.ended", format_args!("links={left}"));
         self.reactor.finish();
         Ok(())
+    }
+
+    /// Says what was counted so far, leaving out what never happened: the balance of
+    /// what came in, and why the rest was refused.
+    fn say_counters(&mut self) {
+        let counters = self.reactor.counters();
+        let counted: Vec<String> = Counter::ALL
+            .iter()
+            .filter(|counter| counters.of(**counter) > 0)
+            .map(|counter| format!("{}={}", counter.name(), counters.of(*counter)))
+            .collect();
+        self.reactor.announce("latimer.counters", format_args!("{}", counted.join(" ")));
     }
 
     fn turn_until(&mut self, until: Instant, done: impl Fn(&Self) -> bool) -> Result<(), String> {
