@@ -158,7 +158,7 @@ fn judge(verdict: &Verdict, outcome: &Outcome) -> Result<bool, String> {
     if statuses.len() != outcome.answers.len() || statuses.len() > 1 {
         return Err(format!("more than an answer came: {:?}", outcome.gist()));
     }
-    let text = statuses.first().map_or("-".into(), u16::to_string);
+    let text = statuses.first().map_or_else(|| "-".into(), u16::to_string);
     let presence = verdict.effect.contains("presence subscribe");
     let fits = |wanted: &String| *wanted == text || (wanted == "2xx" && text.starts_with('2'));
     // No presence here yet: the request is understood and refused, which 400 would not be.

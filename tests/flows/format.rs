@@ -123,6 +123,7 @@ const CONFIG: &[&str] = &[
     "sip.transport",
     "im.mode",
     "im.error-wait",
+    "im.late-errors",
     "msrp.max-size",
     "msrp.tls",
     "muc.xmpp-rooms",
@@ -130,11 +131,19 @@ const CONFIG: &[&str] = &[
     "xmpp.domains",
 ];
 
+/// All flows of a folder.
+#[derive(Debug, Default)]
+pub struct Folder {
+    pub flows: BTreeMap<String, Flow>,
+    /// What breaks the format, by flow.
+    pub problems: BTreeMap<String, Vec<String>>,
+}
+
 /// Reads all flows of a folder and holds them against the format.
-pub fn read_folder(folder: &Path) -> Result<BTreeMap<String, Flow>, Vec<String>> {
-    let mut problems = Vec::new();
+pub fn read_folder(folder: &Path) -> Folder {
+    let mut problems: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut flows = BTreeMap::new();
-    let entries = std::fs::read_dir(folder).map_err(|error| vec![format!("{}: {error}", folder.display())])?;
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     for entry in entries.flatten() {
         let path = entry.path();
         if path.extension().is_none_or(|extension| extension != "flow") {
@@ -144,17 +153,20 @@ pub fn read_folder(folder: &Path) -> Result<BTreeMap<String, Flow>, Vec<String>>
         match std::fs::read_to_string(&path).map_err(|error| error.to_string()).and_then(|text| parse(&text)) {
             Ok(flow) => {
                 if flow.name != stem {
-                    problems.push(format!("{stem}: %flow says {:?}", flow.name));
+                    problems.entry(stem.clone()).or_default().push(format!("%flow says {:?}", flow.name));
                 }
                 flows.insert(stem, flow);
             }
-            Err(problem) => problems.push(format!("{stem}: {problem}")),
+            Err(problem) => problems.entry(stem).or_default().push(problem),
         }
     }
-    for flow in flows.values() {
-        problems.extend(check(flow, &flows).into_iter().map(|problem| format!("{}: {problem}", flow.name)));
+    for (name, flow) in &flows {
+        let more = check(flow, &flows);
+        if !more.is_empty() {
+            problems.entry(name.clone()).or_default().extend(more);
+        }
     }
-    if problems.is_empty() { Ok(flows) } else { Err(problems) }
+    Folder { flows, problems }
 }
 
 /// Reads one file.
@@ -372,7 +384,8 @@ fn check_content(lane: Lane, section: &Section) -> Result<(), String> {
                 let start = blank.lines().next().unwrap_or_default();
                 let words: Vec<&str> = start.split(' ').collect();
                 let request = words.len() == 3 && words[2] == "SIP/2.0";
-                if !request && !(words.len() >= 3 && words[0] == "SIP/2.0") {
+                let response = words.len() >= 3 && words[0] == "SIP/2.0";
+                if !request && !response {
                     return Err(format!("bad start-line {start:?}"));
                 }
             }

@@ -23,8 +23,10 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::PathBuf;
 
-/// What a flow needs that this version does not have.
+/// What a flow needs that this version does not have. Flows about messages (M) and
+/// about the rest of what is served (E) always run.
 fn later(flow: &Flow, flows: &BTreeMap<String, Flow>) -> Option<&'static str> {
+    let served = flow.name.starts_with(['M', 'E']);
     if let Some(kind) = flow.prelude.as_ref().and_then(|name| flows.get(name)).and_then(|before| later(before, flows)) {
         return Some(kind);
     }
@@ -35,6 +37,7 @@ fn later(flow: &Flow, flows: &BTreeMap<String, Flow>) -> Option<&'static str> {
         let start = section.text.lines().next().unwrap_or_default();
         match section.what {
             What::Send(Lane::Msrp) | What::Expect(Lane::Msrp) | What::MsrpLink => return Some("MSRP"),
+            _ if served => {}
             What::Send(Lane::Xmpp) | What::Expect(Lane::Xmpp) if start.trim_start().starts_with("<presence") => {
                 return Some("presence");
             }
@@ -60,14 +63,16 @@ fn folder() -> PathBuf {
 }
 
 fn run_those(belongs: impl Fn(&str) -> bool) {
-    let flows = format::read_folder(&folder()).unwrap_or_else(|problems| panic!("{}", problems.join("\n")));
+    let format::Folder { flows, problems } = format::read_folder(&folder());
     let wanted = std::env::var("FLOW").ok();
+    let chosen = |name: &str| belongs(name) && wanted.as_ref().is_none_or(|wanted| wanted == name);
     let (mut run, mut failed) = (0, Vec::new());
     let mut skipped: BTreeMap<&str, usize> = BTreeMap::new();
-    for (name, flow) in flows.iter().filter(|(name, _)| belongs(name)) {
-        if wanted.as_ref().is_some_and(|wanted| wanted != name) {
-            continue;
-        }
+    for (name, problems) in problems.iter().filter(|(name, _)| chosen(name)) {
+        tell(&format!("flow {name} ... FAILED\nit breaks the format:\n  {}", problems.join("\n  ")));
+        failed.push(name.clone());
+    }
+    for (name, flow) in flows.iter().filter(|(name, _)| chosen(name) && !problems.contains_key(*name)) {
         if let Some(kind) = later(flow, &flows) {
             *skipped.entry(kind).or_default() += 1;
             continue;
@@ -110,7 +115,7 @@ fn flows_name_requirements_that_exist() {
             known.push_str(&std::fs::read_to_string(entry.path()).expect("a text"));
         }
     }
-    let flows = format::read_folder(&folder()).unwrap_or_else(|problems| panic!("{}", problems.join("\n")));
+    let flows = format::read_folder(&folder()).flows;
     let unknown: Vec<_> = flows
         .values()
         .flat_map(|flow| flow.covers.iter().map(move |number| (&flow.name, number)))

@@ -75,6 +75,7 @@ fn world_of(config: &[&(String, String)], strangers: Vec<String>) -> Result<(Nam
             "presence.expires" => settings.presence.expires_s = seconds()?,
             "presence.probe-before-refresh" => settings.presence.probe_before_refresh = value == "on",
             "im.error-wait" => settings.message.error_wait_s = seconds()?,
+            "im.late-errors" => settings.message.late_errors_notify = value == "notify",
             "im.mode" => {
                 let mode = if value == "session" { ImMode::Session } else { ImMode::Pager };
                 settings.sip_domains.iter_mut().for_each(|domain| domain.im_mode = Some(mode));
@@ -298,11 +299,7 @@ impl Play {
                     self.optional.push(number);
                     return Ok(());
                 }
-                return Err(format!(
-                    "{}came:\n{}\nwhich does not fit:\n  {problem}",
-                    self.nothing_else(),
-                    self.head(lane)
-                ));
+                return Err(format!("what came:\n{}which does not fit:\n  {problem}", self.head(lane)));
             }
             if section.has("optional") {
                 self.optional.push(number);
@@ -312,10 +309,6 @@ impl Play {
                 return Err(format!("nothing came within {wait} ms"));
             }
         }
-    }
-
-    fn nothing_else(&self) -> &'static str {
-        "what "
     }
 
     fn arrived(&self, lane: Lane) -> bool {

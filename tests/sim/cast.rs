@@ -55,12 +55,18 @@ pub struct Story {
 impl Story {
     pub fn of(seed: u64, steps: u64) -> Self {
         let mut chance = Chance::new(seed ^ 0x5707);
-        let calm = seed % 4 == 0;
+        let calm = seed.is_multiple_of(4);
         let bad = |chance: &mut Chance, most: u64| if calm || chance.below(2) == 0 { 0 } else { chance.below(most) };
         let external = chance.below(2) == 0;
         Self {
             transport: [NextHopTransport::Tls, NextHopTransport::Tcp, NextHopTransport::Udp][chance.below(3) as usize],
-            manner: Manner { starttls: true, external, dialback: !external, management: chance.below(2) == 0 },
+            manner: Manner {
+                starttls: true,
+                external,
+                dialback: !external,
+                management: chance.below(2) == 0,
+                bidirectional: chance.below(3) == 0,
+            },
             weather: Weather {
                 latency_ms: chance.below(60),
                 jitter_ms: if calm { 0 } else { chance.below(60) },
@@ -200,7 +206,6 @@ impl Cast {
         let gateway = Gateway::new(story.settings(), b"a secret of the tests");
         let mut world = World::new(gateway, seed);
         world.weather = story.weather.clone();
-        world.drained_early = story.manner.management;
         let mut dns = Dns::default();
         dns.add("proxy.voip.example", Record::A([192, 0, 2, 21]));
         dns.add("xmpp.chat.example", Record::A([192, 0, 2, 31]));
@@ -341,7 +346,9 @@ impl Cast {
     fn fault(&mut self) {
         let lasts = 1000 + self.chance.below(60_000);
         let until = self.world.now + lasts;
-        match self.chance.below(5) {
+        match self.chance.below(6) {
+            // The wall clock is set, or believed to be 1970.
+            3 => self.world.wall_off = [3_600_000, -86_400_000, -1_930_204_800_000][self.chance.below(3) as usize],
             0 => {
                 let moods = [DnsMood::Silent, DnsMood::ServerFailure, DnsMood::NoSuchName];
                 self.dns.mood = moods[self.chance.below(3) as usize];
@@ -374,12 +381,12 @@ impl Cast {
         if from_sip {
             let to =
                 ["lena", "lena", "pavel", "lena", "pavel", "lena", "lena", "ghost", "lena", "pavel"][whom as usize];
-            self.ledger.wrote(number, true, to, self.world.now);
+            self.ledger.wrote(number, true, to);
             self.call(number, to);
         } else {
             let to =
                 ["marta", "marta", "jonas", "slow", "busy", "gone", "silent", "marta", "jonas", "flaky"][whom as usize];
-            self.ledger.wrote(number, false, to, self.world.now);
+            self.ledger.wrote(number, false, to);
             let xml = format!(
                 "<message from='lena@{XMPP_DOMAIN}/r' to='{to}@{SIP_DOMAIN}' id='n{number}' type='chat'>\
                  <body>text {number} end</body></message>"
@@ -550,7 +557,10 @@ impl Cast {
         if self.posts.is_empty() && self.broken.is_none() {
             return;
         }
-        let Some(link) = self.own else {
+        // Both directions on the gateway's stream, if we agreed to that.
+        let shared = |stream: &Stream| stream.role == Role::Receiver && stream.bidirectional && stream.ready;
+        let other = self.streams.iter().find(|(_, stream)| shared(stream) && !stream.managed).map(|(link, _)| *link);
+        let Some(link) = self.own.or(other) else {
             self.open_own();
             return;
         };
@@ -629,7 +639,12 @@ impl Cast {
             }
         } else if let Some(stream) = self.streams.get_mut(&link) {
             match stream.receive(bytes) {
-                Ok(all) => self.act(link, all),
+                Ok(all) => {
+                    if let Some(l) = self.world.links.get_mut(&link) {
+                        l.drained_early = stream.managed;
+                    }
+                    self.act(link, all);
+                }
                 Err(problem) => {
                     self.ledger.fault(format!("not XMPP: {problem}: {}", String::from_utf8_lossy(bytes)));
                 }

@@ -78,6 +78,9 @@ pub struct Link {
     pub closing: bool,
     /// The neighbour closed it; what it sent before still travels.
     pub leaving: bool,
+    /// Is what the gateway sends reported as left at once, before it arrives? With
+    /// stream management the gateway must not rely on it.
+    pub drained_early: bool,
     /// Nothing sent on a stream arrives before what was sent earlier.
     pub next_to_peer: u64,
     pub next_to_gateway: u64,

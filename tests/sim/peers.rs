@@ -17,6 +17,7 @@ pub const TLS: &str = "urn:ietf:params:xml:ns:xmpp-tls";
 pub const SASL: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
 pub const DIALBACK: &str = "jabber:server:dialback";
 pub const MANAGEMENT: &str = "urn:xmpp:sm:3";
+pub const BIDIRECTIONAL: &str = "urn:xmpp:bidi";
 pub const XML: &str = "http://www.w3.org/XML/1998/namespace";
 
 /// An element with all it holds.
@@ -244,11 +245,12 @@ pub struct Manner {
     pub external: bool,
     pub dialback: bool,
     pub management: bool,
+    pub bidirectional: bool,
 }
 
 impl Default for Manner {
     fn default() -> Self {
-        Self { starttls: true, external: true, dialback: false, management: false }
+        Self { starttls: true, external: true, dialback: false, management: false, bidirectional: false }
     }
 }
 
@@ -298,6 +300,8 @@ pub struct Stream {
     /// Stanzas received since stream management was switched on.
     pub received: u32,
     pub managed: bool,
+    /// Stanzas may go both ways on it.
+    pub bidirectional: bool,
     /// What to ask when the role is `Verifier`: stream id and key.
     pub question: Option<(String, String)>,
     /// The stream to go on with, and what of it was seen.
@@ -324,6 +328,7 @@ impl Stream {
             id: id.into(),
             received: 0,
             managed: false,
+            bidirectional: false,
             question: None,
             resume: None,
             resumable: None,
@@ -414,6 +419,9 @@ impl Stream {
         if self.manner.starttls && !self.secured {
             let _ = write!(features, "<starttls xmlns='{TLS}'><required/></starttls>");
         } else if !self.proved {
+            if self.manner.bidirectional {
+                features.push_str("<bidi xmlns='urn:xmpp:features:bidi'/>");
+            }
             if self.manner.external {
                 let _ = write!(features, "<mechanisms xmlns='{SASL}'><mechanism>EXTERNAL</mechanism></mechanisms>");
             }
@@ -462,6 +470,10 @@ impl Stream {
             (DIALBACK, "result") => Ok(self.on_dialback_result(&element)),
             (DIALBACK, "verify") => Ok(self.on_dialback_verify(&element)),
             (MANAGEMENT, _) => self.on_management(&element),
+            (BIDIRECTIONAL, "bidi") => {
+                self.bidirectional = self.manner.bidirectional;
+                Ok(Vec::new())
+            }
             // Whatever else it knows is its own business.
             _ => Ok(Vec::new()),
         }
@@ -489,14 +501,20 @@ impl Stream {
             self.ready = true;
             return vec![Do::Ready];
         }
+        let bidi = if self.manner.bidirectional && offers("bidi") {
+            self.bidirectional = true;
+            format!("<bidi xmlns='{BIDIRECTIONAL}'/>")
+        } else {
+            String::new()
+        };
         let external = features.child("mechanisms").is_some_and(|m| m.elements().any(|e| e.text() == "EXTERNAL"));
         if external && self.manner.external {
-            return vec![Do::Send(format!("<auth xmlns='{SASL}' mechanism='EXTERNAL'>=</auth>"))];
+            return vec![Do::Send(format!("{bidi}<auth xmlns='{SASL}' mechanism='EXTERNAL'>=</auth>"))];
         }
         if self.manner.dialback {
             let key = dialback_key(&self.id, &self.ours, &self.theirs);
             let (from, to) = (escape(&self.ours), escape(&self.theirs));
-            return vec![Do::Send(format!("<db:result from='{from}' to='{to}'>{key}</db:result>"))];
+            return vec![Do::Send(format!("{bidi}<db:result from='{from}' to='{to}'>{key}</db:result>"))];
         }
         vec![Do::End(Some("the gateway offers no way to prove who we are".into()))]
     }

@@ -73,9 +73,6 @@ pub struct World {
     pub lines: VecDeque<String>,
     /// How many lines are kept.
     pub lines_max: usize,
-    /// Is what the gateway sends reported as left at once, before it arrives? With
-    /// stream management the gateway must not rely on it.
-    pub drained_early: bool,
     out: Outbox,
     rng: Rng,
     heap: BTreeMap<(u64, u64), Happening>,
@@ -100,7 +97,6 @@ impl World {
             trace: 0xcbf2_9ce4_8422_2325,
             lines: VecDeque::new(),
             lines_max: 4000,
-            drained_early: false,
             out,
             rng: Rng::from_number(seed),
             heap: BTreeMap::new(),
@@ -166,7 +162,7 @@ impl World {
         self.known.insert(link, false);
         self.add_link(link, transport, true, certificate);
         let at = self.now + self.travel();
-        self.to_gateway(at, Incoming::Accepted { link, listener, from });
+        self.soon(at, Incoming::Accepted { link, listener, from });
         if let Some(l) = self.links.get_mut(&link) {
             l.next_to_gateway = at;
         }
@@ -179,14 +175,14 @@ impl World {
             return;
         }
         if transport == Transport::Udp {
-            self.to_gateway(self.now, Incoming::Opened(link));
+            self.soon(self.now, Incoming::Opened(link));
             return;
         }
         self.add_link(link, transport, false, certificate);
         let at = self.now + self.travel();
-        self.to_gateway(at, Incoming::Opened(link));
+        self.soon(at, Incoming::Opened(link));
         if transport == Transport::Tls {
-            self.to_gateway(at, Incoming::Secured(link));
+            self.soon(at, Incoming::Secured(link));
             self.push(at, Happening::ToPeer(Arrived::Secured { link, remote: String::new() }));
         }
         if let Some(l) = self.links.get_mut(&link) {
@@ -197,7 +193,7 @@ impl World {
     /// A neighbour does not take a connection that the gateway asked for.
     pub fn refuse(&mut self, link: LinkId, why: CloseReason, after: u64) {
         let at = self.now + after;
-        self.to_gateway(at, Incoming::Closed(link, why));
+        self.soon(at, Incoming::Closed(link, why));
     }
 
     /// A neighbour sends octets on a stream, or a datagram on a connected socket.
@@ -208,13 +204,13 @@ impl World {
         }
         if l.transport == Transport::Udp {
             for at in self.datagram_times() {
-                self.to_gateway(at, Incoming::Octets(link, bytes.to_vec()));
+                self.soon(at, Incoming::Octets(link, bytes.to_vec()));
             }
             return;
         }
         for piece in self.pieces(bytes) {
             let at = self.stream_time(link, true);
-            self.to_gateway(at, Incoming::Octets(link, piece));
+            self.soon(at, Incoming::Octets(link, piece));
             self.misfortune(link, at);
         }
     }
@@ -222,7 +218,7 @@ impl World {
     /// A neighbour sends a datagram to a UDP listener.
     pub fn datagram(&mut self, listener: ListenerId, from: SocketAddr, bytes: &[u8]) {
         for at in self.datagram_times() {
-            self.to_gateway(at, Incoming::Datagram { listener, from, bytes: bytes.to_vec() });
+            self.soon(at, Incoming::Datagram { listener, from, bytes: bytes.to_vec() });
         }
     }
 
@@ -231,14 +227,14 @@ impl World {
         let at = self.stream_time(link, true);
         if let Some(l) = self.links.get_mut(&link) {
             l.leaving = true;
-            self.to_gateway(at, Incoming::Closed(link, CloseReason::Peer));
+            self.soon(at, Incoming::Closed(link, CloseReason::Peer));
         }
     }
 
     /// A connection breaks at once; what is on its way is lost.
     pub fn reset(&mut self, link: LinkId) {
         if self.links.remove(&link).is_some() {
-            self.to_gateway(self.now, Incoming::Closed(link, CloseReason::Reset));
+            self.soon(self.now, Incoming::Closed(link, CloseReason::Reset));
             self.push(self.now, Happening::ToPeer(Arrived::Closed { link }));
         }
     }
@@ -250,7 +246,7 @@ impl World {
 
     /// The program is asked to end.
     pub fn shutdown(&mut self) {
-        self.to_gateway(self.now, Incoming::Shutdown);
+        self.soon(self.now, Incoming::Shutdown);
     }
 
     /// The gateway is killed and another one started in its place: every connection is
@@ -288,6 +284,7 @@ impl World {
             reading: true,
             closing: false,
             leaving: false,
+            drained_early: false,
             next_to_peer: self.now,
             next_to_gateway: self.now,
         };
@@ -299,7 +296,7 @@ impl World {
         self.heap.insert((at, self.order), happening);
     }
 
-    fn to_gateway(&mut self, at: u64, incoming: Incoming) {
+    fn soon(&mut self, at: u64, incoming: Incoming) {
         self.push(at, Happening::ToGateway(incoming));
     }
 
@@ -343,7 +340,7 @@ impl World {
     fn misfortune(&mut self, link: LinkId, at: u64) {
         if self.chance.per_mille(self.weather.resets) {
             let at = at + self.chance.below(50);
-            self.to_gateway(at, Incoming::Closed(link, CloseReason::Reset));
+            self.soon(at, Incoming::Closed(link, CloseReason::Reset));
             self.push(at, Happening::ToPeer(Arrived::Closed { link }));
         }
     }
@@ -506,7 +503,7 @@ impl World {
                         l.unread.clear();
                         l.next_to_gateway = at;
                     }
-                    self.to_gateway(at.max(back), Incoming::Secured(link));
+                    self.soon(at.max(back), Incoming::Secured(link));
                     self.push(at.max(back), Happening::ToPeer(Arrived::Secured { link, remote }));
                 }
                 Action::Close { link, abort } => self.close_from_gateway(link, abort),
@@ -515,7 +512,7 @@ impl World {
                     if let Some(l) = self.links.get_mut(&link) {
                         l.reading = on;
                         if on {
-                            self.to_gateway(now, Incoming::Octets(link, Vec::new()));
+                            self.soon(now, Incoming::Octets(link, Vec::new()));
                         }
                     }
                 }
@@ -551,8 +548,9 @@ impl World {
             self.push(last, Happening::ToPeer(Arrived::Octets { link, bytes }));
             self.misfortune(link, last);
         }
-        let left = if self.drained_early { self.now } else { last };
-        self.to_gateway(left, Incoming::Drained(link, sent));
+        let early = self.links.get(&link).is_some_and(|l| l.drained_early);
+        let left = if early { self.now } else { last };
+        self.soon(left, Incoming::Drained(link, sent));
     }
 
     fn close_from_gateway(&mut self, link: LinkId, abort: bool) {
@@ -568,6 +566,6 @@ impl World {
             l.closing = true;
         }
         self.push(at, Happening::ToPeer(Arrived::Closed { link }));
-        self.to_gateway(self.now, Incoming::Closed(link, CloseReason::Local));
+        self.soon(self.now, Incoming::Closed(link, CloseReason::Local));
     }
 }
