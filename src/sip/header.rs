@@ -30,8 +30,17 @@ pub(crate) const fn is_unreserved(octet: u8) -> bool {
     octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | b'.' | b'!' | b'~' | b'*' | b'\'' | b'(' | b')')
 }
 
+/// Without spaces and tabs around it.
 pub(crate) fn trim(text: &str) -> &str {
-    text.trim_matches([' ', '\t'])
+    let is_text = |c: u8| !matches!(c, b' ' | b'\t');
+    let Some(first) = text.bytes().position(is_text) else { return "" };
+    let end = text.bytes().rposition(is_text).map_or(first, |last| last + 1);
+    text.get(first..end).unwrap_or_default()
+}
+
+fn trim_start(text: &str) -> &str {
+    let blanks = text.bytes().position(|c| !matches!(c, b' ' | b'\t')).unwrap_or(text.len());
+    text.get(blanks..).unwrap_or_default()
 }
 
 /// The number that decimal digits and nothing else make, leading zeros allowed.
@@ -80,6 +89,9 @@ pub fn split_list(value: &str) -> impl Iterator<Item = &str> {
 }
 
 fn list_value_len(text: &str) -> usize {
+    if !text.as_bytes().contains(&b',') {
+        return text.len();
+    }
     let mut octets = text.bytes().enumerate();
     let (mut quoted, mut bracketed) = (false, false);
     while let Some((at, octet)) = octets.next() {
@@ -144,14 +156,14 @@ impl<'a> Params<'a> {
 
 /// One parameter at the start of `text`, and what is behind the semicolon after it.
 fn parameter(text: &str) -> Option<(&str, Option<&str>, Option<&str>)> {
-    let text = text.trim_start_matches([' ', '\t']);
+    let text = trim_start(text);
     let name_len = text.bytes().position(|c| !is_param_name_octet(c)).unwrap_or(text.len());
     let (name, rest) = text.split_at_checked(name_len).filter(|(name, _)| !name.is_empty())?;
-    let rest = rest.trim_start_matches([' ', '\t']);
+    let rest = trim_start(rest);
     let Some(rest) = rest.strip_prefix('=') else {
         return Some((name, None, end_of_parameter(rest)?));
     };
-    let rest = rest.trim_start_matches([' ', '\t']);
+    let rest = trim_start(rest);
     let value_len = match quoted_len(rest) {
         Some(len) => len,
         None => rest.bytes().position(|c| !is_param_value_octet(c)).unwrap_or(rest.len()),
@@ -160,7 +172,7 @@ fn parameter(text: &str) -> Option<(&str, Option<&str>, Option<&str>)> {
     if value.is_empty() {
         return None;
     }
-    Some((name, Some(value), end_of_parameter(rest.trim_start_matches([' ', '\t']))?))
+    Some((name, Some(value), end_of_parameter(trim_start(rest))?))
 }
 
 /// `Some(None)`: nothing more; `Some(Some(rest))`: a semicolon, and what is behind it.
@@ -199,7 +211,7 @@ impl<'a> NameAddr<'a> {
         let value = trim(value);
         let (display, uri, rest) = if value.starts_with('"') {
             let (display, rest) = value.split_at_checked(quoted_len(value)?)?;
-            let (uri, rest) = bracketed(rest.trim_start_matches([' ', '\t']))?;
+            let (uri, rest) = bracketed(trim_start(rest))?;
             (display, uri, rest)
         } else if let Some(bracket) = value.find('<') {
             let (display, rest) = value.split_at_checked(bracket)?;
@@ -268,7 +280,7 @@ impl<'a> Via<'a> {
         if !trim(name).eq_ignore_ascii_case("SIP") || trim(version) != "2.0" {
             return None;
         }
-        let rest = rest.trim_start_matches([' ', '\t']);
+        let rest = trim_start(rest);
         let (transport, rest) = rest.split_once([' ', '\t']).filter(|(transport, _)| is_token(transport))?;
         let (place, params) = match rest.split_once(';') {
             Some((place, params)) => (place, Params::parse(trim(params))?),

@@ -183,6 +183,8 @@ pub struct Message<'a> {
     start: StartLine<'a>,
     /// The header fields, one line each, without the empty line.
     fields: &'a str,
+    /// From the first Via line to the end of the last one.
+    vias: &'a str,
     known: [Option<&'a str>; KNOWN.len()],
     via: Via<'a>,
     from: NameAddr<'a>,
@@ -262,7 +264,8 @@ impl<'a> Message<'a> {
         if known[CONTENT_LENGTH].is_some_and(|length| decimal(length).is_none()) {
             return Err(Fault::ContentLengthBad);
         }
-        let message = Self { start, fields, known, via, from, to, cseq, max_forwards, body };
+        let vias = fields.get(found.vias.0 as usize..found.vias.1 as usize).unwrap_or_default();
+        let message = Self { start, fields, vias, known, via, from, to, cseq, max_forwards, body };
         message.check()?;
         Ok(message)
     }
@@ -271,7 +274,8 @@ impl<'a> Message<'a> {
         if matches!(self.start, StartLine::Request { method, .. } if method.as_str() != self.cseq.method) {
             return Err(Fault::MethodMismatch);
         }
-        if self.vias().any(|via| Via::parse(via).is_none()) {
+        // The top one was read already.
+        if self.vias().skip(1).any(|via| Via::parse(via).is_none()) {
             return Err(Fault::Bad("Via"));
         }
         if self.known[CONTACT].is_some() {
@@ -355,7 +359,7 @@ impl<'a> Message<'a> {
 
     /// All values of Via, the top one first.
     pub fn vias(&self) -> impl Iterator<Item = &'a str> + use<'a> {
-        self.headers("Via")
+        lines(self.vias).filter(|(name, _)| known(name) == Some(VIA)).flat_map(|(_, value)| split_list(value))
     }
 
     /// From.
@@ -593,7 +597,7 @@ fn same_name(a: &str, b: &str) -> bool {
 
 fn known(name: &str) -> Option<usize> {
     let name = long_name(name);
-    KNOWN.iter().position(|known| known.eq_ignore_ascii_case(name))
+    KNOWN.iter().position(|known| known.len() == name.len() && known.eq_ignore_ascii_case(name))
 }
 
 fn is_list(name: &str) -> bool {
@@ -605,10 +609,11 @@ fn is_list(name: &str) -> bool {
 fn lines(block: &str) -> impl Iterator<Item = (&str, &str)> {
     let mut rest = block;
     core::iter::from_fn(move || {
-        let (line, after) = rest.split_once("\r\n")?;
+        let end = rest.bytes().position(|c| c == b'\n')?;
+        let (line, after) = rest.split_at_checked(end + 1)?;
         rest = after;
-        let (name, value) = line.split_once(':')?;
-        Some((name, trim(value)))
+        let colon = line.bytes().position(|c| c == b':')?;
+        Some((line.get(..colon)?, trim(line.get(colon + 1..)?.strip_suffix("\r\n")?)))
     })
 }
 
@@ -621,6 +626,8 @@ struct Found {
     /// head could not be brought into canonical form.
     fields: Option<usize>,
     known: [Option<(u32, u32)>; KNOWN.len()],
+    /// From the first Via line to the end of the last one.
+    vias: (u32, u32),
     repeated: Option<&'static str>,
 }
 
@@ -632,7 +639,10 @@ impl Found {
 
     /// Brings the head into canonical form and finds the fields.
     fn read(&mut self, head: &mut [u8]) -> Result<(), Fault> {
-        self.line = head.windows(2).position(|two| two == b"\r\n").ok_or(Fault::NoEnd)? + 2;
+        self.line = head.iter().position(|c| *c == b'\n').ok_or(Fault::NoEnd)? + 1;
+        if head.get(..self.line).is_none_or(|line| !line.ends_with(b"\r\n")) {
+            return Err(Fault::BareLineEnd);
+        }
         let block = head.get_mut(self.line..).unwrap_or_default();
         let fields = canonicalise(block)?;
         self.fields = Some(fields);
@@ -646,17 +656,41 @@ impl Found {
     }
 
     fn find(&mut self, block: &[u8]) -> Result<(), Fault> {
-        let mut fields = [httparse::EMPTY_HEADER; SIP_HEADER_LINES_MAX];
-        let fields = match httparse::parse_headers(block, &mut fields) {
-            Ok(httparse::Status::Complete((_, fields))) => fields,
+        // Few messages have many headers, and clearing room for all takes its time.
+        let mut few = [httparse::EMPTY_HEADER; HEADER_LINES_USUAL];
+        match httparse::parse_headers(block, &mut few) {
+            Ok(httparse::Status::Complete((_, fields))) => {
+                self.note(block, fields);
+                return Ok(());
+            }
+            Err(httparse::Error::TooManyHeaders) => {}
             Ok(httparse::Status::Partial) => return Err(Fault::NoEnd),
-            Err(httparse::Error::TooManyHeaders) => return Err(Fault::TooManyHeaders),
-            Err(httparse::Error::HeaderName) => return Err(Fault::HeaderName),
-            Err(_) => return Err(Fault::HeaderValue),
-        };
+            Err(error) => return Err(fault_of(error)),
+        }
+        let mut many = [httparse::EMPTY_HEADER; SIP_HEADER_LINES_MAX];
+        match httparse::parse_headers(block, &mut many) {
+            Ok(httparse::Status::Complete((_, fields))) => {
+                self.note(block, fields);
+                Ok(())
+            }
+            Ok(httparse::Status::Partial) => Err(Fault::NoEnd),
+            Err(error) => Err(fault_of(error)),
+        }
+    }
+
+    /// Notes where the fields are, and which were there before.
+    fn note(&mut self, block: &[u8], fields: &[httparse::Header<'_>]) {
+        let place = |part: &[u8]| (part.as_ptr() as usize).wrapping_sub(block.as_ptr() as usize);
         let mut seen = 0u32;
         for field in fields {
-            let from = (field.value.as_ptr() as usize).wrapping_sub(block.as_ptr() as usize);
+            let from = place(field.value);
+            if known(field.name) == Some(VIA) {
+                let begin = place(field.name.as_bytes());
+                let line = block.get(begin..).unwrap_or_default();
+                let end = begin + line.iter().position(|c| *c == b'\n').map_or(line.len(), |end| end + 1);
+                let first = if self.known[VIA].is_none() { begin as u32 } else { self.vias.0 };
+                self.vias = (first, end as u32);
+            }
             match known(field.name) {
                 Some(which) => match &mut self.known[which] {
                     // An empty value may point anywhere.
@@ -676,7 +710,17 @@ impl Found {
                 }
             }
         }
-        Ok(())
+    }
+}
+
+/// Header lines that most messages do with.
+const HEADER_LINES_USUAL: usize = 32;
+
+const fn fault_of(error: httparse::Error) -> Fault {
+    match error {
+        httparse::Error::TooManyHeaders => Fault::TooManyHeaders,
+        httparse::Error::HeaderName => Fault::HeaderName,
+        _ => Fault::HeaderValue,
     }
 }
 
@@ -741,7 +785,8 @@ impl Hidden {
     fn hide(block: &mut [u8]) -> Result<Self, Fault> {
         let mut hidden = heapless::Vec::new();
         let is_control = |c: &u8| (*c < b' ' && !matches!(c, b'\t' | b'\r' | b'\n')) || *c == 0x7F;
-        if !block.iter().any(is_control) {
+        // Without an early end this loop handles many octets at once.
+        if !block.iter().fold(false, |found, octet| found | is_control(octet)) {
             return Ok(Self(hidden));
         }
         let (mut quoted, mut escaped) = (false, false);

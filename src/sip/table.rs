@@ -27,37 +27,89 @@ impl Secret {
     }
 }
 
-/// Finds keys by hash: a sorted list. Two texts of one hash would be taken for one
-/// another; with a secret of 128 bits that is left to chance, once in 2^50 requests.
-#[derive(Debug, Default)]
-pub(super) struct Index(Vec<(u64, Key)>);
+/// Finds keys by hash: open addressing with room for twice as many as may come. Two
+/// texts of one hash would be taken for one another; with a secret of 128 bits that
+/// is left to chance, once in 2^50 requests.
+#[derive(Debug)]
+pub(super) struct Index {
+    places: Vec<Option<(u64, Key)>>,
+    len: usize,
+}
 
 impl Index {
+    /// An index of at most `capacity` keys.
+    pub(super) fn with_capacity(capacity: usize) -> Self {
+        Self { places: vec![None; (capacity * 2).next_power_of_two()], len: 0 }
+    }
+
     pub(super) fn find(&self, hash: u64) -> Option<Key> {
-        let at = self.0.binary_search_by_key(&hash, |(hash, _)| *hash).ok()?;
-        self.0.get(at).map(|(_, key)| *key)
+        let place = self.place_of(hash)?;
+        self.places[place].map(|(_, key)| key)
     }
 
     /// Enters `key`, in place of another one of that hash.
     pub(super) fn insert(&mut self, hash: u64, key: Key) {
-        match self.0.binary_search_by_key(&hash, |(hash, _)| *hash) {
-            Ok(at) => self.0[at].1 = key,
-            Err(at) => self.0.insert(at, (hash, key)),
+        if let Some(place) = self.place_of(hash) {
+            self.places[place] = Some((hash, key));
+        } else if self.len * 2 < self.places.len() {
+            let mut place = self.home(hash);
+            while self.places[place].is_some() {
+                place = self.after(place);
+            }
+            self.places[place] = Some((hash, key));
+            self.len += 1;
+        } else {
+            debug_assert!(false, "as many keys as the slab they come from has slots");
         }
     }
 
     /// Takes out `hash` if it leads to `key`.
     pub(super) fn remove(&mut self, hash: u64, key: Key) {
-        if let Ok(at) = self.0.binary_search_by_key(&hash, |(hash, _)| *hash)
-            && self.0[at].1 == key
-        {
-            self.0.remove(at);
+        let Some(mut gap) = self.place_of(hash).filter(|place| self.places[*place] == Some((hash, key))) else {
+            return;
+        };
+        self.len -= 1;
+        // What was pushed on from its home moves back, so that no search stops short.
+        let mut place = gap;
+        loop {
+            place = self.after(place);
+            let Some((hash, _)) = self.places[place] else { break };
+            let from_home = place.wrapping_sub(self.home(hash)) & self.mask();
+            if from_home >= place.wrapping_sub(gap) & self.mask() {
+                self.places[gap] = self.places[place];
+                gap = place;
+            }
         }
+        self.places[gap] = None;
     }
 
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    fn place_of(&self, hash: u64) -> Option<usize> {
+        let mut place = self.home(hash);
+        // At least half of the places are free, so this ends.
+        while let Some((found, _)) = self.places[place] {
+            if found == hash {
+                return Some(place);
+            }
+            place = self.after(place);
+        }
+        None
+    }
+
+    const fn mask(&self) -> usize {
+        self.places.len() - 1
+    }
+
+    const fn home(&self, hash: u64) -> usize {
+        hash as usize & self.mask()
+    }
+
+    const fn after(&self, place: usize) -> usize {
+        (place + 1) & self.mask()
     }
 }
 
@@ -155,7 +207,7 @@ mod tests {
     fn an_index_finds_what_was_entered_last() {
         let mut slab = Slab::with_capacity(2);
         let (a, b) = (slab.insert('a').expect("room"), slab.insert('b').expect("room"));
-        let mut index = Index::default();
+        let mut index = Index::with_capacity(2);
         index.insert(7, a);
         index.insert(3, b);
         assert_eq!((index.find(7), index.find(3), index.find(5)), (Some(a), Some(b), None));
@@ -164,6 +216,32 @@ mod tests {
         assert_eq!(index.find(7), Some(b));
         index.remove(7, b);
         assert_eq!((index.find(7), index.len()), (None, 1));
+    }
+
+    #[test]
+    fn an_index_loses_nothing_whatever_comes_and_goes() {
+        let mut rng = crate::base::rng::Rng::from_number(5);
+        let mut slab = Slab::with_capacity(64);
+        let mut index = Index::with_capacity(64);
+        let mut model = std::collections::BTreeMap::new();
+        for _ in 0..20_000 {
+            // Few homes, so that they crowd; some at the end, so that they wrap.
+            let hash = rng.below(8) << 32 | (120 + rng.below(12));
+            match model.remove(&hash) {
+                Some(key) => {
+                    index.remove(hash, key);
+                    slab.remove(key);
+                }
+                None => {
+                    if let Ok(key) = slab.insert(()) {
+                        index.insert(hash, key);
+                        model.insert(hash, key);
+                    }
+                }
+            }
+            assert_eq!(index.len(), model.len());
+            assert!(model.iter().all(|(hash, key)| index.find(*hash) == Some(*key)));
+        }
     }
 
     #[test]
