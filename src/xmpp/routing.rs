@@ -501,9 +501,7 @@ impl Server {
                 }
             }
             None => {
-                if let Some(ticket) = stanza.ticket {
-                    stream.deliveries.push_back(Delivery { end: stream.sent, ticket, since: cx.now });
-                }
+                stream.deliveries.push_back(Delivery { end: stream.sent, ticket: stanza.ticket, since: cx.now });
             }
         }
         self.arm_outcome(key);

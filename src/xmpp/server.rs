@@ -313,18 +313,14 @@ impl Server {
 
     /// So many octets of a link have left, and it was alive after that.
     pub fn drained(&mut self, cx: &mut Cx<'_>, link: LinkId, sent: u64) {
-        let Some((key, stream)) = self.stream_of(link) else { return };
+        let Some(&key) = self.links.get(&link) else { return };
+        let Some(stream) = self.streams.get_mut(key) else { return };
         stream.drained = sent;
         let (was_ended, stalled) = (stream.was_ended(), stream.stalled);
-        let mut done = Vec::new();
-        while let Some(delivery) = stream.deliveries.front().filter(|delivery| delivery.end <= sent) {
-            done.push(delivery.ticket);
-            stream.deliveries.pop_front();
-        }
+        let left = stream.deliveries.iter().take_while(|delivery| delivery.end <= sent).count();
+        let tickets = stream.deliveries.drain(..left).filter_map(|delivery| delivery.ticket);
+        self.outcomes.extend(tickets.map(|ticket| Event::Delivered { ticket }));
         let is_empty = stream.deliveries.is_empty();
-        for ticket in done {
-            self.outcomes.push_back(Event::Delivered { ticket });
-        }
         if was_ended && is_empty {
             self.end_stream(cx, key, Ended::new(Undelivered::StreamLost));
         } else if stalled {
@@ -687,7 +683,7 @@ impl Server {
             self.stop(key, timer);
         }
         for delivery in &stream.deliveries {
-            self.undelivered(cx, Some(delivery.ticket), Undelivered::StreamLost);
+            self.undelivered(cx, delivery.ticket, Undelivered::StreamLost);
         }
         self.suspend_session(cx, &stream);
         self.release_verifications(cx, key);
@@ -890,11 +886,19 @@ impl Server {
         self.streams.iter().filter(|(_, stream)| counts(stream)).count()
     }
 
-    /// Tells the sender of a stanza that it is lost, and counts it.
+    /// Tells the sender of a stanza that it is lost, and counts it. With an answer of
+    /// ours nobody is left to tell, so the log says it.
     pub(super) fn undelivered(&mut self, cx: &mut Cx<'_>, ticket: Option<Ticket>, why: Undelivered) {
-        cx.count(Counter::StanzaUndelivered);
-        if let Some(ticket) = ticket {
-            self.outcomes.push_back(Event::Undelivered { ticket, why });
+        match ticket {
+            Some(ticket) => {
+                cx.count(Counter::StanzaUndelivered);
+                self.outcomes.push_back(Event::Undelivered { ticket, why });
+            }
+            None => cx.refuse(
+                Counter::StanzaUndelivered,
+                "xmpp.answer-lost",
+                format_args!("side=partner cause={why:?} effect=the-sender-is-not-told"),
+            ),
         }
     }
 

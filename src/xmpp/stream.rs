@@ -207,13 +207,13 @@ pub(super) struct Without {
     pub(super) external: bool,
 }
 
-/// A stanza whose sender waits until its octets have left.
+/// A stanza whose octets have not left for certain.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Delivery {
     /// Its last octet, counted from the opening of the link.
     pub(super) end: u64,
-    /// Who waits.
-    pub(super) ticket: Ticket,
+    /// Who waits; nobody for an answer of ours.
+    pub(super) ticket: Option<Ticket>,
     /// When it was sent.
     pub(super) since: Instant,
 }
