@@ -16,7 +16,7 @@ pub struct Element {
     pub namespace: String,
     pub attributes: Vec<(String, String)>,
     pub text: String,
-    pub children: Vec<Element>,
+    pub children: Vec<Self>,
 }
 
 impl Element {
