@@ -1,11 +1,12 @@
 //! Our own requests: where they go, sent again, failed over to the next address, and
 //! matched with their responses.
 
+use super::emit::{Request, emit_name, emit_request, request_len};
 use super::endpoint::{
     Destination, END, Endpoint, Event, Failure, Outcome, Place, RESEND, Refused, Source, TIMERS, timer,
 };
 use super::header::{is_call_id, is_token};
-use super::message::{Message, Method, Request, emit_name, emit_request, request_len};
+use super::message::{Message, Method};
 use super::server::{MARK, OWN};
 use super::table::Secret;
 use super::transaction::{Class, ClientInput, ClientMachine, ClientState, Kind, Send, Set, Step, T1_64, Tell};

@@ -9,10 +9,11 @@
 
 use super::client::Client;
 use super::connection;
+pub use super::emit::{Request, Response};
 use super::framer;
 pub use super::header::{CSeq, MediaType, NameAddr, Params, Via};
 use super::message::Malformed;
-pub use super::message::{Message, Method, Request, Response};
+pub use super::message::{Message, Method};
 use super::server::Server;
 use super::table::{Buffers, Index, Recent, Secret};
 use super::transaction::{T1_64, T4};

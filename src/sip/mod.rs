@@ -3,6 +3,7 @@
 
 mod client;
 mod connection;
+pub mod emit;
 pub mod endpoint;
 pub mod framer;
 pub mod header;

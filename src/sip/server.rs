@@ -1,9 +1,10 @@
 //! Requests of others: told apart from their repetitions, answered, and remembered
 //! until no repetition can come any more.
 
+use super::emit::{Response, emit_response};
 use super::endpoint::{END, Endpoint, Event, Outcome, RESEND, Source, TIMERS, timer};
 use super::header::{Via, split_list};
-use super::message::{Malformed, Message, Method, Response, emit_response};
+use super::message::{Malformed, Message, Method};
 use super::transaction::{Class, Kind, Send, ServerInput, ServerMachine, ServerState, Set, Step, Tell};
 use super::transport::{
     COOKIE, Copied, Link, LinkState, Ways, base32, default_port, emit_copied, emit_salvaged, names_any,

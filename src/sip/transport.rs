@@ -110,7 +110,7 @@ impl Ways {
 
     /// Writes the Via of a request of ours, the whole line.
     pub(super) fn emit_via(&self, w: &mut Writer<'_>, transport: Transport, branch: &Branch, compact: bool) {
-        super::message::emit_name(w, "Via", compact);
+        super::emit::emit_name(w, "Via", compact);
         w.str("SIP/2.0/").str(transport.name()).str(" ").str(&self.host_name);
         if let Some(port) = self.port_of(transport).filter(|port| *port != default_port(transport)) {
             w.str(":").number(u64::from(port));
@@ -121,8 +121,8 @@ impl Ways {
     /// Octets of that line without the branch.
     pub(super) fn via_len(&self, transport: Transport, compact: bool) -> usize {
         let port = self.port_of(transport).filter(|port| *port != default_port(transport));
-        let port = port.map_or(0, |port| ":".len() + super::message::decimal_len(u64::from(port)));
-        let name = super::message::name_len("Via", compact);
+        let port = port.map_or(0, |port| ":".len() + super::emit::decimal_len(u64::from(port)));
+        let name = super::emit::name_len("Via", compact);
         name + "SIP/2.0/TCP ;branch=".len() + self.host_name.len() + port + via_end(transport).len()
     }
 }
