@@ -303,7 +303,9 @@ impl ServerMachine {
             (kind, Trying, Received) => {
                 let (trying, end) = match kind {
                     Kind::Invite => (TRYING_INVITE, RINGING_MAX * 2),
-                    Kind::Other => (TRYING_OTHER, T1_64),
+                    // Its sender gives up after 64 T1, and what it sent last may travel for a
+                    // while: who forgot it by then would take it for a new request (P2).
+                    Kind::Other => (TRYING_OTHER, T1_64 + unless_reliable(T1_64)),
                 };
                 (Trying, Step { resend: Set::After(trying), end: Set::After(end), ..Step::default() })
             }
@@ -456,6 +458,14 @@ mod tests {
         assert_eq!(m.step(ServerInput::Request).send, Send::Again);
         assert_eq!(m.step(ServerInput::Respond(Class::Failure)), Step::default());
         assert!(m.step(ServerInput::End).over);
+    }
+
+    #[test]
+    fn a_request_nobody_answered_is_absorbed_longer_than_it_is_sent() {
+        for (reliable, wait) in [(false, T1_64 * 2), (true, T1_64)] {
+            let mut m = ServerMachine::new(Kind::Other, reliable);
+            assert_eq!(m.step(ServerInput::Received).end, Set::After(wait));
+        }
     }
 
     #[test]
