@@ -224,13 +224,13 @@ impl Wire {
 
     fn run(&mut self, way: Way, count: usize) {
         match way {
-            Way::ToXmpp => self.to_xmpp(count),
-            Way::ToSip => self.to_sip(count),
+            Way::ToXmpp => self.send_to_xmpp(count),
+            Way::ToSip => self.send_to_sip(count),
         }
     }
 
     /// Sends `count` stanzas and waits until the next hop has answered as many requests.
-    fn to_sip(&mut self, count: usize) {
+    fn send_to_sip(&mut self, count: usize) {
         let begun = self.answered.load(Ordering::Relaxed);
         let mut sent = 0;
         loop {
@@ -251,7 +251,7 @@ impl Wire {
     }
 
     /// Sends `count` messages and waits for as many answers.
-    fn to_xmpp(&mut self, count: usize) {
+    fn send_to_xmpp(&mut self, count: usize) {
         let mut buffer = vec![0; 64 * 1024];
         let mut unread: Vec<u8> = Vec::new();
         let (mut sent, mut answered) = (0, 0);
