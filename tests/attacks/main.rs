@@ -3,8 +3,10 @@
 //! A test is named after its class.
 
 mod house;
+mod identity;
 mod measure;
 mod sip;
+mod sip_level;
 mod world;
 mod xml;
 mod xml_level;

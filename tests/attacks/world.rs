@@ -21,7 +21,8 @@ pub(crate) const XMPP: ListenerId = ListenerId(3);
 pub(crate) const XMPP_TLS: ListenerId = ListenerId(4);
 
 const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10));
-const DNS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 53));
+/// The name server.
+pub(crate) const DNS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 53));
 /// The next hop of `sip.example`.
 pub(crate) const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 21));
 
@@ -67,6 +68,12 @@ pub(crate) enum Mood {
     Answers(u16),
     /// SIP: it takes the request and says nothing.
     Silent,
+    /// XMPP: its features offer no TLS.
+    OffersNoTls,
+    /// XMPP: it offers TLS and then does not want it.
+    RefusesTls,
+    /// XMPP: a server from before version 1.0.
+    Legacy,
 }
 
 /// The other end of a link.
@@ -106,7 +113,12 @@ pub(crate) struct World {
     pub(crate) moods: BTreeMap<IpAddr, Mood>,
     /// Do the servers offer stream management?
     pub(crate) management: bool,
-    /// What an address that is asked for the domains resolves to.
+    /// What the servers answer to `<db:verify/>`, if not the truth.
+    pub(crate) verdict: Option<fn(&El) -> String>,
+    /// What the servers were told before TLS was up.
+    pub(crate) in_the_clear: Vec<El>,
+    /// Stream errors that the gateway sent to servers it connected to.
+    pub(crate) stream_errors: Vec<(String, El)>,
     far: BTreeMap<LinkId, Far>,
     /// Stanzas that reached an XMPP server, with its domain.
     pub(crate) stanzas: Vec<(String, El)>,
@@ -139,6 +151,9 @@ impl World {
             domains,
             moods: BTreeMap::new(),
             management: false,
+            verdict: None,
+            in_the_clear: Vec::new(),
+            stream_errors: Vec::new(),
             far: BTreeMap::new(),
             stanzas: Vec::new(),
             requests: Vec::new(),
@@ -212,6 +227,7 @@ impl World {
             "XMPP books: {}",
             self.books()
         );
+        assert!(self.stream_errors.is_empty(), "stream errors to good servers: {:#?}", self.stream_errors);
         assert!(self.faults.is_empty(), "the gateway broke a protocol: {:#?}", self.faults);
     }
 
@@ -292,7 +308,10 @@ impl World {
 
     /// The final answers to a request of ours, oldest first.
     pub(crate) fn statuses(&self, call: &str) -> Vec<u16> {
-        self.responses.get(call).map(|all| all.iter().map(Sip::status).collect()).unwrap_or_default()
+        self.responses
+            .get(call)
+            .map(|all| all.iter().map(Sip::status).filter(|s| *s >= 200).collect())
+            .unwrap_or_default()
     }
 
     /// A SIP connection that the test speaks on.
@@ -541,58 +560,78 @@ impl World {
         }
     }
 
-    /// A server that the gateway connected to, in good order.
+    /// A server that the gateway connected to.
     fn on_piece(&mut self, link: LinkId, domain: &str, piece: Piece) {
+        let mood = self.mood(self.ip_of(domain));
         let Some(Far::Server { secure, proved, handled, .. }) = self.far.get_mut(&link) else { return };
+        if let (false, Piece::Element(el)) = (*secure, &piece) {
+            self.in_the_clear.push(el.clone());
+        }
         let answer = match piece {
-            Piece::Header(header) => {
-                let features = match (*secure, *proved) {
-                    (false, _) => "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls>",
-                    (true, false) => {
-                        "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms>\
-                         <dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback>"
-                    }
-                    (true, true) if self.management => "<sm xmlns='urn:xmpp:sm:3'/>",
-                    (true, true) => "",
-                };
-                let header = self::header(domain, header.attr("from"))
-                    .replace(" version='1.0'>", &format!(" id='s{}' version='1.0'>", link.0));
-                format!("{header}<stream:features>{features}</stream:features>")
+            Piece::Header(asked) => {
+                let id = format!(" id='s{}'", link.0);
+                let header = header(domain, asked.attr("from"));
+                if mood == Mood::Legacy {
+                    header.replace(" version='1.0'>", &format!("{id}>"))
+                } else {
+                    let header = header.replace(" version='1.0'>", &format!("{id} version='1.0'>"));
+                    format!(
+                        "{header}<stream:features>{}</stream:features>",
+                        features(mood, *secure, *proved, self.management)
+                    )
+                }
             }
             Piece::End => "</stream:stream>".into(),
             Piece::Element(el) => match (&*el.ns, &*el.name) {
+                (_, "starttls") if mood == Mood::RefusesTls => {
+                    "<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:stream>".into()
+                }
                 (_, "starttls") => "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>".into(),
                 (_, "auth") => {
                     *proved = true;
                     "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>".into()
                 }
-                ("jabber:server:dialback", name @ ("verify" | "result")) => {
-                    let verdict = match el.text.trim() {
-                        key if key.starts_with("good") || name == "result" => "valid",
-                        _ => "invalid",
-                    };
-                    format!(
-                        "<db:{name} from='{}' to='{}' id='{}' type='{verdict}'/>",
-                        el.attr("to"),
-                        el.attr("from"),
-                        el.attr("id")
-                    )
-                    .replace(" id=''", "")
+                ("jabber:server:dialback", "verify") => match self.verdict {
+                    Some(verdict) => verdict(&el),
+                    None => {
+                        let verdict = if el.text.trim().starts_with("good") { "valid" } else { "invalid" };
+                        format!(
+                            "<db:verify from='{}' to='{}' id='{}' type='{verdict}'/>",
+                            el.attr("to"),
+                            el.attr("from"),
+                            el.attr("id")
+                        )
+                    }
+                },
+                ("jabber:server:dialback", _) => {
+                    format!("<db:result from='{}' to='{}' type='valid'/>", el.attr("to"), el.attr("from"))
                 }
                 ("urn:xmpp:sm:3", "enable") => "<enabled xmlns='urn:xmpp:sm:3'/>".into(),
                 ("urn:xmpp:sm:3", "r") => format!("<a xmlns='urn:xmpp:sm:3' h='{handled}'/>"),
                 ("http://etherx.jabber.org/streams", _) => {
-                    self.faults.push(format!("a stream error to {domain}: {el:?}"));
+                    self.stream_errors.push((domain.into(), el));
                     return;
                 }
                 _ => {
                     *handled += u32::from(el.ns == "jabber:server");
-                    self.stanzas.push((domain.into(), el));
+                    if el.child("ping").is_some() && el.attr("type") == "get" {
+                        self.answer_ping(domain, &el);
+                    } else {
+                        self.stanzas.push((domain.into(), el));
+                    }
                     return;
                 }
             },
         };
         self.house.octets(link, answer.as_bytes());
+    }
+
+    /// The answer goes over a stream of the server's own.
+    fn answer_ping(&mut self, domain: &str, ping: &El) {
+        if let Some(link) = self.honest.filter(|_| domain == HONEST) {
+            let (from, to, id) = (ping.attr("to"), ping.attr("from"), ping.attr("id"));
+            self.house.octets(link, format!("<iq from='{from}' to='{to}' id='{id}' type='result'/>").as_bytes());
+        }
     }
 
     /// Breaks every stream that the gateway opened to a domain.
@@ -666,6 +705,19 @@ impl World {
             answer.extend_from_slice(&data);
         }
         answer
+    }
+}
+
+fn features(mood: Mood, secure: bool, proved: bool, management: bool) -> &'static str {
+    match (secure, proved) {
+        (false, _) if mood == Mood::OffersNoTls => "<dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback>",
+        (false, _) => "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls>",
+        (true, false) => {
+            "<mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>EXTERNAL</mechanism></mechanisms>\
+             <dialback xmlns='urn:xmpp:features:dialback'><errors/></dialback>"
+        }
+        (true, true) if management => "<sm xmlns='urn:xmpp:sm:3'/>",
+        (true, true) => "",
     }
 }
 

@@ -1,0 +1,1 @@
+//! SIP: S5 to S10 and S12.
