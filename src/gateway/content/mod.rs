@@ -6,6 +6,7 @@
 //! refuses the whole, since leaving it out would be a silent loss.
 
 use crate::base::time::Wall;
+use crate::limits::SIP_BODY_OCTETS_MAX;
 use charset::Charset;
 use mime::Value;
 
@@ -139,7 +140,7 @@ pub enum Refusal {
     Undecipherable,
     /// Octets that are not what their type says: 400.
     Malformed,
-    /// More parts, depth or text than we take: 413.
+    /// More octets, parts or depth than we take: 413.
     TooLarge,
     /// A CPIM header that the sender requires and we do not know: 400.
     Required,
@@ -165,7 +166,7 @@ impl Refusal {
             Self::Disposition => "Unsupported Content Disposition",
             Self::Undecipherable => "Undecipherable",
             Self::Malformed => "Malformed Body",
-            Self::TooLarge => "Body Too Complex",
+            Self::TooLarge => "Body Too Large",
             Self::Required => "Unknown CPIM Header Required",
         }
     }
@@ -174,6 +175,9 @@ impl Refusal {
 /// Reads a body into `out`, which is cleared first.
 pub fn read(body: &Body<'_>, out: &mut Text) -> Result<Content, Refusal> {
     out.clear();
+    if body.octets.len() > SIP_BODY_OCTETS_MAX {
+        return Err(Refusal::TooLarge);
+    }
     let content = read_part(body, 1, out);
     if content != Ok(Content::Message) {
         out.body.clear();
@@ -332,6 +336,13 @@ mod tests {
 
     fn text(kind: &str, octets: &[u8]) -> Result<String, Refusal> {
         content(kind, octets).map(|(_, text)| text.body)
+    }
+
+    #[test]
+    fn a_body_has_its_limit_in_octets() {
+        let octets = vec![b'x'; SIP_BODY_OCTETS_MAX + 1];
+        assert_eq!(text("text/plain", &octets), Err(Refusal::TooLarge));
+        assert_eq!(text("text/plain", &octets[1..]).map(|text| text.len()), Ok(SIP_BODY_OCTETS_MAX));
     }
 
     #[test]
