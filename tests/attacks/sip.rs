@@ -64,7 +64,9 @@ impl Sip {
             if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
                 return Err(format!("no field name: {line:?}"));
             }
-            if matches!(name.to_ascii_lowercase().as_str(), "from" | "to" | "f" | "t") {
+            // A refusal repeats what it was given.
+            let is_ours = !start.starts_with("SIP/2.0 4");
+            if is_ours && matches!(name.to_ascii_lowercase().as_str(), "from" | "to" | "f" | "t") {
                 check_address(value)?;
             }
             fields.push((name.to_string(), value.to_string()));
