@@ -13,7 +13,7 @@
 
 use super::ns;
 use super::route::{STANZA_WAIT_MAX, Suspended};
-use super::server::{Event, Server, Undelivered, route_of_side};
+use super::server::{Event, Server, Timer, Undelivered, route_of_side};
 use super::stream::{Ended, State, Stream};
 use super::stream_error::{StreamCondition, StreamFault};
 use crate::base::cx::{Cx, Ticket};
@@ -93,6 +93,7 @@ impl Server {
         let stalled = stream.stalled;
         let Some(session) = stream.session.and_then(|session| self.sessions.get_mut(session)) else { return };
         session.management.answered();
+        let open = session.management.open();
         let outcome = session.management.acknowledged(handled).map(|stanzas| {
             let tickets = stanzas.filter_map(|stanza| stanza.ticket);
             self.outcomes.extend(tickets.map(|ticket| Event::Delivered { ticket }));
@@ -107,8 +108,15 @@ impl Server {
             self.on_step(cx, key, step);
             return;
         }
+        let is_progress = session.management.open() < open;
         if session.management.should_ask() {
-            self.ask(cx, key);
+            if is_progress {
+                self.ask(cx, key);
+            } else {
+                // It has them and is not done with them. To ask again at once would make
+                // a circle of questions and answers that goes round as fast as it can.
+                self.set(key, Timer::Outcome, cx.now.after(ASK_AGAIN));
+            }
         }
         if stalled {
             self.unstall(cx, key);
@@ -396,6 +404,16 @@ impl Management {
         !out.unacknowledged.is_empty() && (out.asked.is_none() || out.unasked >= STANZAS_PER_REQUEST)
     }
 
+    /// Since when the oldest stanza that is not acknowledged is with us.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.outbound.unacknowledged.front().map(|stanza| stanza.since)
+    }
+
+    /// How many stanzas are not acknowledged.
+    pub(super) fn open(&self) -> usize {
+        self.outbound.unacknowledged.len()
+    }
+
     /// Is every stanza acknowledged?
     pub(super) fn is_settled(&self) -> bool {
         self.outbound.unacknowledged.is_empty()
@@ -410,6 +428,10 @@ impl Management {
         core::mem::take(&mut self.outbound.unacknowledged)
     }
 }
+
+/// How soon a partner is asked again that answered and acknowledged nothing new. It says
+/// so by itself when it has; this is for those that do not.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// REQ-XC-42: an acknowledgement is asked for at least this often.
 const STANZAS_PER_REQUEST: usize = 5;

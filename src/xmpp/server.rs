@@ -173,6 +173,9 @@ const UNUSED_MAX: Duration = Duration::from_secs(30);
 const CLOSING_MAX: Duration = Duration::from_secs(5);
 /// REQ-XC-42: without an acknowledgement for so long a stream is dead.
 const OUTCOME_MAX: Duration = Duration::from_secs(30);
+/// A partner that answers each request for an acknowledgement may take so long to be
+/// done with a stanza: another gateway waits for SIP, and SIP gives up after 32 seconds.
+const HANDLING_MAX: Duration = Duration::from_secs(90);
 
 impl Server {
     /// A server with no stream. `dialback_secret` is used unless the settings hold one.
@@ -825,6 +828,14 @@ impl Server {
     fn outcome_timed_out(&mut self, cx: &mut Cx<'_>, key: Key) {
         if self.oldest_uncertain(key).is_some_and(|since| cx.now.since(since) >= OUTCOME_MAX) {
             self.dead(cx, key, "no acknowledgement");
+            return;
+        }
+        let session = self.streams.get(key).and_then(|stream| self.sessions.get(stream.session?));
+        let oldest = session.and_then(|session| session.management.oldest());
+        if oldest.is_some_and(|since| cx.now.since(since) >= HANDLING_MAX) {
+            self.dead(cx, key, "it answers and acknowledges nothing");
+        } else if session.is_some_and(|session| session.management.should_ask()) {
+            self.ask(cx, key);
         } else {
             self.arm_outcome(key);
         }
