@@ -16,6 +16,10 @@ const CORE: [&str; 7] = ["From", "To", "cc", "DateTime", "Subject", "NS", "Requi
 /// Reads the header fields into `out` and gives the part they are about.
 pub(super) fn open<'a>(octets: &'a [u8], out: &mut Text) -> Result<Body<'a>, Refusal> {
     let (headers, content) = split_headers(octets)?;
+    if content.is_empty() {
+        // No empty line, or no message behind it.
+        return Err(Refusal::Malformed);
+    }
     let mut imdn_prefix = None;
     let mut subject: Option<(bool, &str)> = None;
     for (name, value) in mime::fields(headers) {
@@ -127,6 +131,14 @@ mod tests {
         let body = open(source.as_bytes(), &mut out)?;
         let content = format!("{} {}", body.content_type.unwrap_or("-"), String::from_utf8_lossy(body.octets));
         Ok((out, content))
+    }
+
+    #[test]
+    fn what_holds_no_message_is_malformed() {
+        for octets in ["no header field at all", "From: <sip:a@b.example>\r\n", "From: <sip:a@b.example>\r\n\r\n"] {
+            let refusal = open(octets.as_bytes(), &mut Text::default()).err();
+            assert_eq!(refusal, Some(Refusal::Malformed), "{octets}");
+        }
     }
 
     #[test]
