@@ -5,6 +5,7 @@
 mod house;
 mod identity;
 mod measure;
+mod middle;
 mod sip;
 mod sip_level;
 mod world;

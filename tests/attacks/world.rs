@@ -363,9 +363,18 @@ impl World {
 
     /// A stream of a partner's to `sip.example`, in order, up to a stage.
     pub(crate) fn reach(&mut self, domain: &str, stage: Stage) -> LinkId {
+        self.negotiate(domain, OURS, stage)
+    }
+
+    /// An open stream of a partner's to another domain of ours.
+    pub(crate) fn reach_for(&mut self, domain: &str, ours: &str) -> LinkId {
+        self.negotiate(domain, ours, Stage::Open)
+    }
+
+    fn negotiate(&mut self, domain: &str, ours: &str, stage: Stage) -> LinkId {
         let from = self.address_of(domain);
         let link = self.dial(from, certificate(&[domain]));
-        let header = header(domain, OURS);
+        let header = header(domain, ours);
         let steps: [(Stage, &str); 5] = [
             (Stage::Clear, &header),
             (Stage::Secured, "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"),
@@ -642,6 +651,17 @@ impl World {
             .filter(|(_, far)| matches!(far, Far::Server { domain: d, .. } if d == domain))
             .map(|(link, _)| *link)
             .collect();
+        for link in links {
+            self.far.remove(&link);
+            self.house.close(link, CloseReason::Reset);
+        }
+        self.pump();
+    }
+
+    /// Breaks every connection that the gateway made to a next hop.
+    pub(crate) fn break_next_hop(&mut self) {
+        let links: Vec<LinkId> =
+            self.far.iter().filter(|(_, far)| matches!(far, Far::Hop { .. })).map(|(link, _)| *link).collect();
         for link in links {
             self.far.remove(&link);
             self.house.close(link, CloseReason::Reset);
