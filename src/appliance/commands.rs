@@ -20,6 +20,10 @@ pub struct Load {
 /// be none. The error is for standard error.
 pub fn load(text: &[u8], file: &[u8]) -> Result<Load, String> {
     let (config, warnings) = parse(text)?;
+    if slots::is_text(file) {
+        // The two names were mixed up: what somebody wrote by hand is not overwritten.
+        return Err("latimer: --config: the file holds a text of `set` lines and is left alone; name another\n".into());
+    }
     let (offset, octets) = slots::write_next(file, &config);
     Ok(Load { offset, octets, warnings: lines(&warnings) })
 }
@@ -89,6 +93,9 @@ mod tests {
 
     #[test]
     fn a_damaged_file_is_never_shown_as_defaults() {
+        let text = b"set system host-name gw.example\n";
+        assert!(load(text, b"rubbish").is_ok());
+        assert!(load(text, text).is_err_and(|error| error.contains("left alone")));
         assert_eq!(show(&[], Secrets::Masked), Err(SlotError::Empty));
         assert_eq!(show(b"LATIMERc", Secrets::Masked), Err(SlotError::Damaged));
     }

@@ -335,7 +335,10 @@ impl Lines {
             self.statements.retain(|_, (statement, _)| statement.path != path || statement.value != value);
         }
         if before == self.statements.len() {
-            let what = format!("nothing is set at '{}'", Escaped(cut(&path, 80)));
+            let what = format!(
+                "nothing is set at '{}'",
+                path.split(' ').map(|word| Escaped(cut(word, 80)).to_string()).collect::<Vec<_>>().join(" ")
+            );
             return Err(Fault::new(what, "a path that was set above", "delete partner xmpp.example"));
         }
         Ok(())

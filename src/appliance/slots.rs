@@ -38,6 +38,8 @@ pub enum SlotError {
     Empty,
     /// Neither slot is whole.
     Damaged,
+    /// It is a text, most likely the one that was to be loaded.
+    Text,
     /// The newest slot was written by a newer program.
     NewerVersion {
         /// Its format version.
@@ -52,6 +54,9 @@ impl fmt::Display for SlotError {
         match self {
             Self::Empty => f.write_str("the configuration file is empty"),
             Self::Damaged => f.write_str("the configuration file is damaged: neither of its two slots is whole"),
+            Self::Text => f.write_str(
+                "this is a text and no configuration file: `latimer config load TEXT --config FILE` makes one of it",
+            ),
             Self::NewerVersion { found } => write!(
                 f,
                 "the configuration file has format version {found}, newer than {FORMAT_VERSION}, the newest this \
@@ -81,11 +86,22 @@ pub fn choose(file: &[u8]) -> Result<Chosen, SlotError> {
     choose_with(file, FORMAT_VERSION, MIGRATIONS)
 }
 
+/// Is it the text somebody wrote, of `set` lines? No damage makes that of a slot, whose
+/// head is full of zeros.
+pub fn is_text(file: &[u8]) -> bool {
+    core::str::from_utf8(file)
+        .is_ok_and(|text| !text.contains('\0') && text.lines().any(|line| line.trim_start().starts_with("set ")))
+}
+
 fn choose_with(file: &[u8], known: u32, migrations: &[Migration]) -> Result<Chosen, SlotError> {
     let slots = [0, 1].map(|place| read(file, place));
     let newest = slots.iter().flatten().max_by_key(|slot| slot.generation);
     let Some(slot) = newest else {
-        return Err(if file.is_empty() { SlotError::Empty } else { SlotError::Damaged });
+        return Err(match file {
+            [] => SlotError::Empty,
+            _ if is_text(file) => SlotError::Text,
+            _ => SlotError::Damaged,
+        });
     };
     if slot.version > known {
         return Err(SlotError::NewerVersion { found: slot.version });
@@ -244,6 +260,12 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_text_is_told_from_a_damaged_file() {
+        assert_eq!(choose(b"# ours\nset system host-name gw.example\n"), Err(SlotError::Text));
+        assert_eq!(choose(b"rubbish"), Err(SlotError::Damaged));
     }
 
     #[test]

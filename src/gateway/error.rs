@@ -167,6 +167,7 @@ pub const fn answer_for_undelivered(why: Undelivered) -> Answer {
         // the request, and it may work again when somebody has acted.
         Undelivered::Refused => Answer { reason: "No Trusted Stream With The XMPP Server", ..Answer::new(480) },
         Undelivered::StreamLost => Answer { reason: "XMPP Stream Was Lost", ..Answer::new(480) },
+        Undelivered::TooLarge => Answer { reason: "Larger Than The XMPP Server Takes", ..Answer::new(513) },
         Undelivered::Overload => Answer {
             reason: "Too Much Waits For The XMPP Server",
             retry_after_s: Some(RETRY_AFTER_S),
@@ -377,6 +378,7 @@ mod tests {
             (Undelivered::Timeout, 408),
             (Undelivered::Refused, 480),
             (Undelivered::StreamLost, 480),
+            (Undelivered::TooLarge, 513),
             (Undelivered::Overload, 503),
         ] {
             let answer = answer_for_undelivered(why);

@@ -324,11 +324,24 @@ pub(crate) struct Named<'a> {
     pub(crate) key: &'a [u8],
 }
 
+/// The two parts of a JID or of a SIP URI in whatever form it came; a JID's resource may
+/// hold an `@`, and a URI's user part a `/`. Of another URI everything is the user.
+fn user_and_domain(address: &str) -> (&str, &str) {
+    let is_sip = |scheme: &str| ["sip", "sips"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    let (bare, is_uri) = match address.split_once(':') {
+        Some((scheme, rest)) if is_sip(scheme) => (rest, true),
+        Some((scheme, _)) if !scheme.contains(['@', '/', '[']) => return (address, ""),
+        _ => (address.split_once('/').map_or(address, |(bare, _)| bare), false),
+    };
+    let (user, rest) = bare.split_once('@').unwrap_or(("", bare));
+    let ends: &[char] = if is_uri { &['/', ';', '?', '>'] } else { &['>'] };
+    (user, rest.split(ends).next().unwrap_or(rest))
+}
+
 impl core::fmt::Display for Named<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         use crate::settings::Privacy;
-        let (user, rest) = self.address.rsplit_once('@').unwrap_or(("", self.address));
-        let domain = rest.split(['/', ';', '>']).next().unwrap_or(rest);
+        let (user, domain) = user_and_domain(self.address);
         match self.privacy {
             Privacy::Full => Escaped(self.address).fmt(f),
             Privacy::Domain => Escaped(domain).fmt(f),
@@ -338,6 +351,25 @@ impl core::fmt::Display for Named<'_> {
                 let short = tag.as_ref().get(..6).unwrap_or_default();
                 write!(f, "{}@{}", crate::base::text::hex_lower(short), Escaped(domain))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::user_and_domain;
+
+    #[test]
+    fn what_may_be_logged_of_an_address_is_its_domain_and_nothing_else() {
+        for (address, parts) in [
+            ("lena@chat.example/balkon", ("lena", "chat.example")),
+            ("lena@chat.example/phone@home", ("lena", "chat.example")),
+            ("chat.example/a@b", ("", "chat.example")),
+            ("sip:a/b@voip.example;gr=x", ("a/b", "voip.example")),
+            ("SIPS:marta@voip.example:5061;x=y@z", ("marta", "voip.example:5061")),
+            ("tel:+15551234", ("tel:+15551234", "")),
+        ] {
+            assert_eq!(user_and_domain(address), parts, "{address}");
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::base::counters::Counter;
 use crate::base::cx::Cx;
 use crate::base::slab::Key;
 use crate::base::text::Escaped;
-use crate::sip::endpoint::Source;
+use crate::sip::endpoint::{NameAddr, Source};
 use crate::sip::message::{Message, Method, Response};
 use crate::sip::uri::{Scheme, Uri};
 use crate::xmpp::jid::Jid;
@@ -187,6 +187,7 @@ impl Gateway {
             return Err(Answer::new(denied.status(), denied.reason(), Counter::SipForbidden));
         }
         match mapped {
+            Ok(Ok(jid)) if jid.resource().is_none() => Ok(gruu_elsewhere(message, &jid).unwrap_or(jid)),
             Ok(Ok(jid)) => Ok(jid),
             Ok(Err(_)) => Err(bad_from("From Has No XMPP Form")),
             Err(why) => Err(bad_from(why.reason())),
@@ -278,6 +279,17 @@ impl Gateway {
     }
 }
 
+/// The sender's full address when not From but Contact or P-Asserted-Identity holds his
+/// GRUU (REQ-7572-15). It has to be the same user's: From is what was proved.
+fn gruu_elsewhere(message: &Message<'_>, from: &Jid) -> Option<Jid> {
+    let asserted = message.headers("P-Asserted-Identity").filter_map(NameAddr::parse);
+    message.contact().into_iter().chain(asserted).take(4).find_map(|address| {
+        let mut jid = String::new();
+        address::to_jid(address.uri, None, &mut jid).ok()?;
+        Jid::parse(&jid).ok().filter(|jid| jid.resource().is_some() && jid.bare() == from.bare())
+    })
+}
+
 /// What a request may do.
 enum Accepted {
     /// A message between two addresses.
@@ -358,4 +370,30 @@ fn refuse_invite(message: &Message<'_>) -> Answer {
     Answer::new(488, "Sessions Are Not Bridged, Send MESSAGE", Counter::SipMethodRefused)
         .with("Allow", ALLOW)
         .with("Accept", content::ACCEPT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn req_7572_15_the_gruu_of_the_same_user_is_taken_from_contact_or_an_asserted_identity() {
+        let resource = |headers: &str| {
+            let text = format!(
+                "MESSAGE sip:lena@chat.example SIP/2.0\r\nVia: SIP/2.0/TLS p.voip.example;branch=z9hG4bK1\r\n\
+                 Max-Forwards: 70\r\nFrom: <sip:marta@voip.example>;tag=1\r\nTo: <sip:lena@chat.example>\r\n\
+                 Call-ID: a\r\nCSeq: 1 MESSAGE\r\n{headers}Content-Length: 0\r\n\r\n"
+            );
+            let mut octets = text.into_bytes();
+            let head = octets.len();
+            let message = Message::parse(&mut octets, head).expect("a good request");
+            let from = Jid::parse("marta@voip.example").expect("a good address");
+            gruu_elsewhere(&message, &from).and_then(|jid| jid.resource().map(str::to_owned))
+        };
+        assert_eq!(resource("Contact: <sip:marta@voip.example;gr=desk>\r\n").as_deref(), Some("desk"));
+        assert_eq!(resource("P-Asserted-Identity: <sip:marta@voip.example;gr=hall>\r\n").as_deref(), Some("hall"));
+        assert_eq!(resource("Contact: <sip:192.0.2.1>\r\n"), None);
+        assert_eq!(resource("Contact: <sip:paul@voip.example;gr=desk>\r\n"), None);
+        assert_eq!(resource(""), None);
+    }
 }

@@ -95,6 +95,8 @@ fn parse(mut arguments: lexopt::Parser) -> Result<Command, lexopt::Error> {
         ["demo"] => (Command::Demo(demo::Options { sip, xmpp, once }), &["--sip", "--xmpp", "--once"]),
         ["console"] => (Command::Console, &["--control"]),
         [] => return Err("a command is missing".into()),
+        ["config"] => return Err("config: load, show or check is missing".into()),
+        ["config", "load" | "check"] => return Err("the TEXT to read is missing".into()),
         other => return Err(format!("no such command: {}", other.join(" ")).into()),
     };
     // Consoles are not served by this version: the place of their socket is taken
@@ -230,7 +232,8 @@ mod tests {
             ("", "a command is missing"),
             ("serve", "--config FILE is missing"),
             ("dance", "no such command: dance"),
-            ("config check", "no such command: config check"),
+            ("config", "load, show or check is missing"),
+            ("config check", "TEXT to read is missing"),
             ("config check x --secrets", "--secrets does not belong"),
             ("serve --config", "missing argument"),
             ("serve --frob", "--frob"),

@@ -135,7 +135,7 @@ impl Route {
             Undelivered::NotFound => 3,
             Undelivered::Timeout => 2,
             Undelivered::Unreachable => 1,
-            Undelivered::Overload | Undelivered::StreamLost => 0,
+            Undelivered::Overload | Undelivered::TooLarge | Undelivered::StreamLost => 0,
         };
         if self.worst.is_none_or(|worst| grave(worst) < grave(why)) {
             self.worst = Some(why);

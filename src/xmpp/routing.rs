@@ -470,7 +470,7 @@ impl Server {
             return;
         };
         if stream.offers.max_bytes.is_some_and(|max| stanza.bytes.len() > max) {
-            self.undelivered(cx, stanza.ticket, Undelivered::Refused);
+            self.undelivered(cx, stanza.ticket, Undelivered::TooLarge);
             return;
         }
         let mut w = cx.out.begin();

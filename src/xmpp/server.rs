@@ -141,6 +141,8 @@ pub enum Undelivered {
     Refused,
     /// No room, or we are shutting down.
     Overload,
+    /// Longer than the partner said it takes (XEP-0478), when its stream was up at last.
+    TooLarge,
     /// The stream was lost after the stanza was sent and before it was certain that
     /// the partner has it. It may or may not have been delivered, so it is not sent
     /// again (promise P2).

@@ -128,6 +128,16 @@ fn a_stanza_larger_than_the_partner_takes_is_refused_before_it_is_sent() {
 }
 
 #[test]
+fn a_stanza_that_waited_and_is_larger_than_the_partner_takes_is_told_as_too_large() {
+    let mut s = Script::new(Partner::new(THEIRS));
+    s.send(&"x".repeat(10_000)).expect("taken");
+    let most = "<limits xmlns='urn:xmpp:stream-limits:0'><max-bytes>10000</max-bytes></limits>";
+    let link = s.outbound_proved("", most);
+    assert!(!s.answer(link).contains("<message"));
+    assert!(s.node.events[0].starts_with("undelivered 0 TooLarge"), "{:?}", s.node.events);
+}
+
+#[test]
 fn a_stream_that_proves_nothing_is_closed_in_time() {
     let mut s = Script::new(Partner::new(THEIRS));
     let silent = s.accepted();
