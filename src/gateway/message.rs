@@ -222,7 +222,8 @@ impl Gateway {
                 }
             }
         }
-        if answer.status >= 300 {
+        // What failed on the XMPP side is no fault of the SIP side's, and is logged already.
+        if answer.status >= 300 && answer.counter != Counter::SipMessageFailed {
             self.log_refusal(cx, message, answer);
         }
         self.respond(cx, transaction, answer);
@@ -555,6 +556,11 @@ impl Gateway {
     /// The program ends: who waits for an outcome is told that there will be none.
     pub(super) fn give_up_all(&mut self, cx: &mut Cx<'_>) {
         while let Some(ticket) = self.pending.first() {
+            // The partner has it: only the wait for an error is cut short.
+            if matches!(self.pending.get_mut(ticket), Some(Pending::ToXmpp(ToXmpp { delivered: true, .. }))) {
+                self.say_ok(cx, ticket);
+                continue;
+            }
             match self.pending.take(ticket) {
                 Some(Pending::ToXmpp(entry)) => {
                     cx.count(Counter::SipMessageFailed);

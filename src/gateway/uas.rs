@@ -264,11 +264,12 @@ impl Gateway {
 
     pub(super) fn log_refusal(&self, cx: &mut Cx<'_>, message: &Message<'_>, answer: &Answer) {
         let from = message.from().uri;
+        let side = if answer.counter == Counter::SipOverload { "ours" } else { "sip" };
         cx.out.log(
             crate::base::outbox::Level::Warn,
             "sip.refused",
             format_args!(
-                "side=sip method={} from={} to={} status={} cause={}",
+                "side={side} method={} from={} to={} status={} cause={}",
                 Escaped(message.method().as_str()),
                 self.named(from),
                 self.named(message.uri()),
