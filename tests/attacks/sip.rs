@@ -60,7 +60,7 @@ impl Sip {
             }
         }
         for line in lines {
-            let (name, value) = line.split_once(": ").ok_or(format!("no field: {line:?}"))?;
+            let (name, value) = line.split_once(": ").ok_or_else(|| format!("no field: {line:?}"))?;
             if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
                 return Err(format!("no field name: {line:?}"));
             }

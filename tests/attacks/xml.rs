@@ -11,7 +11,7 @@ pub(crate) struct El {
     pub(crate) name: String,
     /// Namespace, name, value.
     pub(crate) attributes: Vec<(String, String, String)>,
-    pub(crate) children: Vec<El>,
+    pub(crate) children: Vec<Self>,
     pub(crate) text: String,
 }
 
@@ -20,7 +20,7 @@ impl El {
         self.attributes.iter().find(|(ns, n, _)| ns.is_empty() && n == name).map_or("", |(.., value)| value)
     }
 
-    pub(crate) fn child(&self, name: &str) -> Option<&El> {
+    pub(crate) fn child(&self, name: &str) -> Option<&Self> {
         self.children.iter().find(|child| child.name == name)
     }
 
