@@ -9,9 +9,9 @@ use super::framer::StreamHeader;
 use super::jid::prepare_domain;
 use super::ns;
 use super::policy::Policy;
-use super::server::Undelivered;
+use super::server::{Server, Timer, Undelivered, timer};
 use super::stanza::{Condition, StanzaError};
-use super::stream::{Channel, Ended, Methods, Pair, State, Step, Stream, pair_of};
+use super::stream::{Channel, Ended, Methods, Pair, Side, State, Step, Stream, pair_of};
 use super::stream_error::{StreamCondition, StreamFault};
 use crate::base::counters::Counter;
 use crate::base::cx::Cx;
@@ -20,6 +20,7 @@ use crate::base::xml::{Node, Tag};
 use crate::limits;
 use crate::settings::Requirement;
 use base64ct::{Base64, Encoding};
+use core::time::Duration;
 
 impl Stream {
     /// Answerer: the initiator's header.
@@ -321,3 +322,27 @@ impl Stream {
 /// How often a peer may fail at SASL on one stream (RFC 6120 section 6.4.5 wants two at
 /// least).
 const SASL_ATTEMPTS_MAX: u8 = 3;
+
+/// How long a stranger may keep its place when all places of strangers are taken.
+const STRANGER_TIME: Duration = Duration::from_secs(2);
+
+impl Server {
+    /// Makes room for a newcomer, who may be a partner: the stranger goes who is here
+    /// longest and proved nothing all that time. A partner proves itself within a second
+    /// or two; a flood that holds every place of strangers would keep it out for ever.
+    pub(super) fn drop_stranger(&mut self, cx: &mut Cx<'_>) -> bool {
+        let had_time = cx.now.after(self.establishment().saturating_sub(STRANGER_TIME));
+        let strangers = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| matches!(stream.side, Side::Answerer { .. }) && stream.proved.is_empty());
+        let oldest = strangers
+            .filter_map(|(key, _)| Some((self.timers.of(timer(key, Timer::Progress))?, key)))
+            .min_by_key(|(due, _)| *due);
+        let Some((_, key)) = oldest.filter(|(due, _)| *due <= had_time) else { return false };
+        let fault = StreamFault::new(StreamCondition::ResourceConstraint, "others wait, and it proved nothing");
+        let step = self.streams.get_mut(key).map_or(Step::Quiet, |stream| stream.fail(cx, fault));
+        self.on_step(cx, key, step);
+        true
+    }
+}

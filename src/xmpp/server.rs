@@ -258,7 +258,7 @@ impl Server {
             "shutting down"
         } else if self.streams.len() >= max {
             "connection-limit reached"
-        } else if strangers >= strangers_max {
+        } else if strangers >= strangers_max && !self.drop_stranger(cx) {
             "too many streams that proved nothing"
         } else if of_address >= limits::STREAMS_UNPROVEN_PER_ADDRESS_MAX {
             "too many streams of this address that proved nothing"
@@ -946,7 +946,7 @@ impl Server {
     }
 }
 
-fn timer(key: Key, which: Timer) -> u32 {
+pub(super) fn timer(key: Key, which: Timer) -> u32 {
     key.index() * STREAM_TIMERS + which as u32
 }
 

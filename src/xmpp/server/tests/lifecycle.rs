@@ -162,6 +162,13 @@ fn strangers_hold_a_share_of_the_streams_and_no_more() {
     assert_eq!(s.node.server.streams.len(), most + 1);
     assert_eq!(s.node.count.of(Counter::StreamLimit), (2000 - most) as u64);
     assert!(!s.is_closed(proved));
+    // Those who proved nothing for a while make room, one for each newcomer.
+    s.pass(Duration::from_secs(3));
+    let link = s.node.out.new_link();
+    let from = SocketAddr::new(IpAddr::V4(Ipv4Addr::from(0x0B00_0000)), 1);
+    s.run(|s, cx| s.accepted(cx, link, ListenerId(0), from));
+    assert!(!s.is_closed(link));
+    assert_eq!(s.node.server.streams.len(), most + 1);
     // One address gets less.
     let mut s = Script::new(Partner::new(THEIRS));
     for _ in 0..100 {
