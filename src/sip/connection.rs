@@ -35,6 +35,9 @@ const PING_AFTER_MS: u64 = 95_000;
 const PING_SPREAD_MS: u64 = 25_000;
 /// The answer to a ping must come by then.
 const PONG_TIME: Duration = Duration::from_secs(10);
+/// How long a stranger may keep its place in silence when all places of strangers are
+/// taken.
+const STRANGER_TIME: Duration = Duration::from_secs(2);
 /// Two CRLFs that are farther apart are no ping.
 const PING_APART: Duration = Duration::from_secs(1);
 
@@ -51,7 +54,8 @@ impl Endpoint {
         let is_proved = self.ways.is_peer_address(from.ip());
         let (here, all) = self.links.unproved(from.ip());
         let unproved_max = SIP_LINKS_MAX * SIP_LINKS_UNPROVEN_PERCENT / 100;
-        let is_refused = !is_proved && (here >= SIP_LINKS_UNPROVEN_PER_ADDRESS_MAX || all >= unproved_max);
+        let is_refused = !is_proved
+            && (here >= SIP_LINKS_UNPROVEN_PER_ADDRESS_MAX || all >= unproved_max && !self.drop_stranger(cx));
         let state = if transport == Transport::Tls { LinkState::Handshaking } else { LinkState::Ready };
         let link = Link { listener: Some(listener), is_proved, ..new_link(cx, id, transport, from, state) };
         let key = if is_refused { None } else { self.links.insert(link) };
@@ -72,6 +76,21 @@ impl Endpoint {
         } else {
             self.on_ready(cx, id);
         }
+    }
+
+    /// Makes room for a newcomer, who may be a peer with a certificate to show: the oldest
+    /// stranger goes that is here for some time and has nothing to say. A flood that holds
+    /// every place of strangers would keep the peer out for ever.
+    fn drop_stranger(&mut self, cx: &mut Cx<'_>) -> bool {
+        let Some(id) = self.links.idle_stranger(cx.now, STRANGER_TIME) else { return false };
+        cx.refuse(
+            Counter::SipConnectionRefused,
+            "sip.connection.closed",
+            format_args!("side=sip cause=\"others wait, and it proved nothing\""),
+        );
+        cx.out.abort(id);
+        self.on_closed(cx, id, Failure::Transport(CloseReason::Local));
+        true
     }
 
     /// Opens a connection; one of `names` must be in a TLS peer's certificate.

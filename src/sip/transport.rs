@@ -400,6 +400,13 @@ impl Links {
         unproved.fold((0, 0), |(here, all), (_, link)| (here + usize::from(link.peer.ip() == from), all + 1))
     }
 
+    /// The oldest of those that was not used for so long.
+    pub(super) fn idle_stranger(&self, now: Instant, idle: Duration) -> Option<LinkId> {
+        let strangers =
+            self.slab.iter().map(|(_, link)| link).filter(|link| link.listener.is_some() && !link.is_proved);
+        strangers.filter(|link| now.since(link.used) >= idle).map(|link| link.id).min()
+    }
+
     pub(super) const fn len(&self) -> usize {
         self.slab.len()
     }
