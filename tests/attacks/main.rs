@@ -2,6 +2,7 @@
 //! says why, the next valid traffic is answered, and an honest partner notices nothing.
 //! A test is named after its class.
 
+mod floods;
 mod house;
 mod identity;
 mod measure;

@@ -213,8 +213,6 @@ fn x4_no_stanza_is_smuggled_inside_another() {
         b"\xE2\x80\xA8",
     ];
     type Place = fn(&[u8], &str) -> Vec<u8>;
-    let join = |parts: &[&[u8]]| parts.concat();
-    let _ = join;
     let places: [Place; 10] = [
         |t, h| [b"<body>", t, b"</body>", h.as_bytes(), b"<body>"].concat(),
         |t, h| [b"<body>", t, h.as_bytes(), b"</body>"].concat(),
