@@ -119,8 +119,8 @@ fn r1_who_sends_an_octet_now_and_then_is_closed() {
     ];
     // One that sends the head at once and dribbles the body, one that only says it is there.
     let link = world.dial_sip(SIP_TCP, SocketAddr::new(PROXY, 40_002), none());
-    world.write(link, request[..body].as_bytes());
-    slow.push((link, request[body..].as_bytes().to_vec()));
+    world.write(link, &request.as_bytes()[..body]);
+    slow.push((link, request.as_bytes()[body..].to_vec()));
     slow.push((world.dial_sip(SIP_TCP, stranger(5, true), none()), b"\r\n".repeat(100)));
     for step in 0..12 {
         for (link, octets) in &slow {
