@@ -33,6 +33,8 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::hash::DefaultHasher;
 
+/// So much of a thread is remembered and compared, in octets.
+const THREAD_OCTETS_MAX: usize = 1024;
 /// Threads that are no legal Call-ID, remembered with the Call-ID made for them.
 const THREADS_MAX: usize = 256;
 /// Longest Subject that is made, in octets.
@@ -95,6 +97,7 @@ impl Memory {
         if let Some(call_id) = content::call_id(thread) {
             return call_id.to_owned();
         }
+        let thread = crate::base::text::cut(thread, THREAD_OCTETS_MAX);
         if let Some((call_id, ..)) = self.threads.iter().find(|(_, t, p)| t == thread && *p == pair) {
             return call_id.clone();
         }
@@ -102,8 +105,7 @@ impl Memory {
         if self.threads.len() == THREADS_MAX {
             self.threads.pop_front();
         }
-        let kept = crate::base::text::cut(thread, 1024).to_owned();
-        self.threads.push_back((call_id.clone(), kept, pair));
+        self.threads.push_back((call_id.clone(), thread.to_owned(), pair));
         call_id
     }
 

@@ -247,7 +247,7 @@ const RETURN_WINDOW: Duration = Duration::from_secs(20);
 /// [`ELSEWHERE_WINDOW`] when the conversation changes each time, since some gateways
 /// make a new Call-ID for every message. Above what any sender of the same text but a
 /// loop comes to.
-const RETURNS_ELSEWHERE_MAX: u32 = 10_000;
+const RETURNS_ELSEWHERE_MAX: u32 = 1_000_000;
 
 /// How long returns are counted together whatever their conversation.
 const ELSEWHERE_WINDOW: Duration = Duration::from_secs(60);

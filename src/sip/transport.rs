@@ -22,8 +22,9 @@ pub const PORT: u16 = 5060;
 pub const PORT_TLS: u16 = 5061;
 /// How long an address that failed is left alone (RFC 3263 section 4.3, derived).
 pub const FAILED_FOR: Duration = Duration::from_secs(32);
-/// Longest Retry-After that is believed.
-pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+/// Longest Retry-After that is believed: after a fault everything works again within
+/// five minutes (promise P7).
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(240);
 
 /// The port of a transport where none is given.
 pub const fn default_port(transport: Transport) -> u16 {
