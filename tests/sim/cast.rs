@@ -49,6 +49,8 @@ pub struct Story {
     pub kill: bool,
     /// Streams are kept open when nothing passes.
     pub keep_alive: bool,
+    /// People write so fast that tables fill.
+    pub hurry: bool,
     pub steps: u64,
 }
 
@@ -82,6 +84,7 @@ impl Story {
             calm,
             kill: !calm && chance.below(6) == 0,
             keep_alive: chance.below(2) == 0,
+            hurry: !calm && chance.below(4) == 0,
             steps,
         }
     }
@@ -262,7 +265,8 @@ impl Cast {
 
     /// How long people write.
     pub fn story_ms(&self) -> u64 {
-        120_000 + self.story.steps * 1500
+        let pace = if self.story.hurry { 20 } else { 1500 };
+        120_000 + self.story.steps * pace
     }
 
     fn plan(&mut self, at: u64, plan: Plan) {
