@@ -670,7 +670,7 @@ mod tests {
         assert!(first[0].1.contains("\r\nTo: <sip:lena@chat.example>;tag="));
         let again = w.datagram(PEER, &text);
         assert_eq!((again.told.len(), again.datagrams), (0, first));
-        w.wait(33_000);
+        w.wait(38_000);
         assert!(w.endpoint.servers.is_empty() && w.endpoint.by_branch.len() == 0 && w.endpoint.by_merge.len() == 0);
     }
 

@@ -318,7 +318,9 @@ impl ServerMachine {
                 Completed { interval: T2 },
                 Step {
                     resend: Set::Stop,
-                    end: Set::After(unless_reliable(T1_64)),
+                    // Timer J, and the time a datagram may travel: the sender's last one
+                    // leaves just before its own 64 T1 end (P2).
+                    end: Set::After(unless_reliable(T1_64 + T4)),
                     send: Send::Given,
                     over: self.reliable,
                     ..Step::default()
@@ -454,7 +456,7 @@ mod tests {
         m.step(ServerInput::Received);
         assert_eq!(m.step(ServerInput::Request).send, Send::Nothing);
         let step = m.step(ServerInput::Respond(Class::Success));
-        assert_eq!((step.send, step.end, step.over), (Send::Given, Set::After(T1_64), false));
+        assert_eq!((step.send, step.end, step.over), (Send::Given, Set::After(T1_64 + T4), false));
         assert_eq!(m.step(ServerInput::Request).send, Send::Again);
         assert_eq!(m.step(ServerInput::Respond(Class::Failure)), Step::default());
         assert!(m.step(ServerInput::End).over);
