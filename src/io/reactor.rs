@@ -676,6 +676,7 @@ impl Reactor {
                 }
                 Action::Close { link, abort } => self.close(*link, *abort),
                 Action::Reading { link, on } => self.set_reading(*link, *on),
+                Action::Store { .. } => {}
                 Action::Log { level, code, text } => {
                     self.log.line(self.now, self.wall, &mut self.count, *level, code, out.text(text));
                 }
@@ -970,7 +971,7 @@ mod tests {
                     self.closed.push((link, why));
                     0
                 }
-                Input::Timeout | Input::Shutdown => 0,
+                Input::Timeout | Input::Stored { .. } | Input::StoreFailed | Input::Shutdown => 0,
             }
         }
 

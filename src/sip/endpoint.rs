@@ -525,7 +525,7 @@ mod tests {
                     Action::Connect { link, to, .. } => turn.connects.push((*link, to.to_string())),
                     Action::Close { link, .. } => turn.closes.push(*link),
                     Action::Log { code, text, .. } => turn.log.push(format!("{code} {}", self.out.text(text))),
-                    Action::StartTls { .. } | Action::Reading { .. } => {}
+                    Action::StartTls { .. } | Action::Reading { .. } | Action::Store { .. } => {}
                 }
             }
             self.out.clear();

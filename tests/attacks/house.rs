@@ -223,6 +223,7 @@ impl House {
                         resumed.extend(on.then_some(link));
                     }
                 }
+                Action::Store { .. } => {}
                 Action::Log { code, text, .. } => {
                     if self.lines.len() == 200 {
                         self.lines.pop_front();

@@ -21,6 +21,10 @@ use std::net::SocketAddr;
 /// 2031-03-01 08:00:00 UTC, when every world begins.
 const EPOCH_MS: i64 = 1_930_204_800_000;
 
+/// How long it takes until a record is safe from a power cut, unless `store_ms` says
+/// otherwise.
+const STORE_MS: u64 = 5;
+
 /// Something that reaches the gateway.
 #[derive(Clone, Debug)]
 enum Incoming {
@@ -31,6 +35,7 @@ enum Incoming {
     Octets(LinkId, Vec<u8>),
     Drained(LinkId, u64),
     Closed(LinkId, CloseReason),
+    Stored(u64),
     Shutdown,
 }
 
@@ -73,6 +78,12 @@ pub struct World {
     pub lines: VecDeque<String>,
     /// How many lines are kept.
     pub lines_max: usize,
+    /// Records the gateway stored, oldest first; the place is the number less one.
+    pub disk: Vec<Vec<u8>>,
+    /// How many of them are safe from a power cut.
+    pub safe: usize,
+    /// How long it takes until a record is safe.
+    pub store_ms: u64,
     out: Outbox,
     rng: Rng,
     heap: BTreeMap<(u64, u64), Happening>,
@@ -97,6 +108,9 @@ impl World {
             trace: 0xcbf2_9ce4_8422_2325,
             lines: VecDeque::new(),
             lines_max: 4000,
+            disk: Vec::new(),
+            safe: 0,
+            store_ms: STORE_MS,
             out,
             rng: Rng::from_number(seed),
             heap: BTreeMap::new(),
@@ -249,15 +263,27 @@ impl World {
         self.soon(self.now, Incoming::Shutdown);
     }
 
-    /// The gateway is killed and another one started in its place: every connection is
-    /// gone, and so is what was on its way to it.
+    /// The gateway is killed and another one started in its place, with what was stored:
+    /// every connection is gone, and so is what was on its way to it.
     pub fn restart(&mut self, gateway: Gateway) {
         self.gateway = gateway;
         self.known.clear();
+        self.safe = self.disk.len();
+        let disk = core::mem::take(&mut self.disk);
+        let mut cx = Cx {
+            now: Instant::from_millis(self.now),
+            wall: Wall(EPOCH_MS + self.now as i64 + self.wall_off),
+            rng: &mut self.rng,
+            out: &mut self.out,
+            count: &mut self.count,
+        };
+        self.gateway.restore(&mut cx, &mut disk.iter().map(Vec::as_slice));
+        self.disk = disk;
         self.heap.retain(|_, happening| matches!(happening, Happening::ToPeer(Arrived::Wake(_))));
         for link in core::mem::take(&mut self.links).into_keys() {
             self.push(self.now, Happening::ToPeer(Arrived::Closed { link }));
         }
+        self.carry_out();
     }
 
     /// The settings are changed while it runs.
@@ -413,6 +439,10 @@ impl World {
                     self.handle(Input::Closed { link, why });
                 }
             }
+            Incoming::Stored(number) => {
+                self.safe = self.safe.max(number as usize);
+                self.handle(Input::Stored { number });
+            }
             Incoming::Shutdown => {
                 self.handle(Input::Shutdown);
             }
@@ -515,6 +545,10 @@ impl World {
                             self.soon(now, Incoming::Octets(link, Vec::new()));
                         }
                     }
+                }
+                Action::Store { bytes } => {
+                    self.disk.push(self.out.bytes(&bytes).to_vec());
+                    self.soon(self.now + self.store_ms, Incoming::Stored(self.disk.len() as u64));
                 }
                 Action::Log { level, code, text } => {
                     let line = format!("{:>8} {level:?} {code} {}", self.now, self.out.text(&text));

@@ -124,6 +124,7 @@ impl Node {
                 Action::Reading { link, on } => acts.push(Act::Reading(*link, *on)),
                 Action::Log { code, text, .. } => self.logs.push(format!("{code} {}", self.out.text(text))),
                 Action::Datagram { .. } => panic!("no datagrams in XMPP"),
+                Action::Store { .. } => panic!("nothing to store in XMPP"),
             }
         }
         self.out.clear();
