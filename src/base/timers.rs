@@ -15,6 +15,8 @@ pub struct Timers {
     due: Vec<(Instant, u64)>,
     /// Counts settings, so that equal deadlines fire in the order they were set.
     settings: u64,
+    /// Keys are below this.
+    capacity: usize,
 }
 
 const NOWHERE: u32 = u32::MAX;
@@ -27,15 +29,26 @@ impl Timers {
             place: vec![NOWHERE; capacity],
             due: vec![(Instant::ZERO, 0); capacity],
             settings: 0,
+            capacity,
         }
+    }
+
+    /// Room for the same keys, taken as they come: for a table that is seldom full.
+    pub const fn growing(capacity: usize) -> Self {
+        Self { heap: Vec::new(), place: Vec::new(), due: Vec::new(), settings: 0, capacity }
     }
 
     /// Sets or moves the deadline of `key`.
     pub fn set(&mut self, key: u32, at: Instant) {
-        let Some(&place) = self.place.get(key as usize) else {
+        if key as usize >= self.capacity {
             debug_assert!(false, "timer key {key} beyond the capacity");
             return;
-        };
+        }
+        if self.place.len() <= key as usize {
+            self.place.resize(key as usize + 1, NOWHERE);
+            self.due.resize(key as usize + 1, (Instant::ZERO, 0));
+        }
+        let Some(&place) = self.place.get(key as usize) else { return };
         self.settings += 1;
         self.due[key as usize] = (at, self.settings);
         if place == NOWHERE {

@@ -358,8 +358,8 @@ impl Gateway {
             return refuse(Counter::XmppMessageRefused, Condition::ServiceUnavailable, "group chat is not bridged");
         }
         let (from_domain, to_domain) = (stanza.from.domain(), stanza.to.domain());
-        // No contacts are kept yet, so nobody counts as one.
-        if let Err(denied) = self.routes.from_xmpp(&self.settings, from_domain, to_domain, false) {
+        let is_contact = self.is_contact(&stanza.to, &stanza.from);
+        if let Err(denied) = self.routes.from_xmpp(&self.settings, from_domain, to_domain, is_contact) {
             return refuse(Counter::NotPartner, denied.condition(), denied.reason());
         }
         if stanza.element.children().any(content::outward::encrypts) {

@@ -48,6 +48,8 @@ pub struct Gateway {
     pending: pending::Table,
     /// What `message.rs` keeps from one message to the next.
     memory: message::Memory,
+    /// Contacts, and who watches whom.
+    presence: presence::table::Table,
     /// Who waits for an answer of the DNS.
     asked: Slab<Asker>,
     /// The program ends: nothing new is taken.
@@ -78,6 +80,7 @@ impl Gateway {
             tree: Tree::default(),
             pending: pending::Table::default(),
             memory: message::Memory::new(hash_key.as_ref()),
+            presence: presence::table::Table::new(hash_key.as_ref()),
             asked: Slab::with_capacity(SIP_CLIENT_TRANSACTIONS_MAX + STREAMS_MAX),
             ending: false,
             settings,
@@ -91,21 +94,25 @@ impl Gateway {
         self.sip.configure(cx, &self.settings);
         self.xmpp.configure(cx, &self.settings);
         self.dns.configure(cx, &self.settings);
+        self.presence_configured(cx);
         self.settle(cx);
     }
 
     /// Takes in what was stored by [`crate::base::outbox::Outbox::store`], oldest first:
     /// before anything else happens.
     pub fn restore(&mut self, cx: &mut Cx<'_>, records: &mut dyn Iterator<Item = &[u8]>) {
-        let _ = (cx, records.count());
+        self.presence.note_time(cx.now, cx.wall);
+        for record in records {
+            self.restore_record(cx, record);
+        }
+        self.restored(cx);
     }
 
     /// What has to be stored to have all that is known, a slice at a time: `record` gets
     /// the records of the slice that begins at `from`, 0 at first; the answer says where
     /// the next one begins, `None` after the last. What changes meanwhile is stored anew.
     pub fn snapshot(&self, from: u32, record: &mut dyn FnMut(&[u8])) -> Option<u32> {
-        let _ = (from, record);
-        None
+        self.snapshot_records(from, record)
     }
 
     /// The settings it obeys.
@@ -116,6 +123,7 @@ impl Gateway {
     /// Takes one event; all it causes is in `cx.out` on return. Returns how many of
     /// its octets were used: the rest is to be brought again, with more.
     pub fn handle(&mut self, cx: &mut Cx<'_>, input: Input<'_>) -> usize {
+        self.presence.note_time(cx.now, cx.wall);
         let used = match input {
             Input::Datagram { listener, from, bytes } => {
                 let length = bytes.len();
@@ -176,9 +184,17 @@ impl Gateway {
                 self.xmpp.timeout(cx);
                 self.dns.timeout(cx);
                 self.on_error_wait_over(cx);
+                self.presence_timeout(cx);
                 0
             }
-            Input::Stored { .. } | Input::StoreFailed => 0,
+            Input::Stored { number } => {
+                self.on_stored(cx, number);
+                0
+            }
+            Input::StoreFailed => {
+                self.on_store_failed(cx);
+                0
+            }
             Input::Shutdown => {
                 self.shutdown(cx);
                 0
@@ -190,7 +206,7 @@ impl Gateway {
 
     /// When `Input::Timeout` is next due.
     pub fn deadline(&self) -> Option<Instant> {
-        [self.sip.deadline(), self.xmpp.deadline(), self.dns.deadline(), self.pending.deadline()]
+        [self.sip.deadline(), self.xmpp.deadline(), self.dns.deadline(), self.pending.deadline(), self.presence.deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -259,8 +275,16 @@ impl Gateway {
         use crate::sip::endpoint::Event;
         match event {
             Event::Request { transaction, message, source } => self.on_request(cx, transaction, &message, &source),
-            Event::Response { ticket, message } => self.on_response(cx, ticket, &message),
-            Event::Failed { ticket, failure } => self.on_sip_failure(cx, ticket, failure),
+            Event::Response { ticket, message } => {
+                if !self.presence_response(cx, ticket, &message) {
+                    self.on_response(cx, ticket, &message);
+                }
+            }
+            Event::Failed { ticket, failure } => {
+                if !self.presence_failed(cx, ticket, failure) {
+                    self.on_sip_failure(cx, ticket, failure);
+                }
+            }
             // No INVITE is accepted, so nothing of one is waited for.
             Event::Cancelled { .. } | Event::Acknowledged { .. } | Event::Unacknowledged { .. } => {}
             Event::Locate { request, place } => {
@@ -277,8 +301,17 @@ impl Gateway {
         use crate::xmpp::server::Event;
         match event {
             Event::Stanza { handle, stanza } => self.on_stanza(cx, handle, &stanza),
-            Event::Delivered { ticket } => self.on_delivered(cx, ticket),
-            Event::Undelivered { ticket, why } => self.on_undelivered(cx, ticket, why),
+            Event::Delivered { ticket } => {
+                if !self.presence_delivered(cx, ticket) {
+                    self.on_delivered(cx, ticket);
+                }
+            }
+            Event::Undelivered { ticket, why } => {
+                if !self.presence_undelivered(cx, ticket, why) {
+                    self.on_undelivered(cx, ticket, why);
+                }
+            }
+            Event::Lost { theirs } => self.on_partner_lost(cx, &theirs),
             Event::Locate { place, domain, proxy } => {
                 let service = match &proxy {
                     Some((host, port)) => {
@@ -325,6 +358,7 @@ impl Gateway {
         }
         cx.info("gateway.ending", format_args!("messages={}", self.pending.len()));
         self.give_up_all(cx);
+        self.presence_shutdown(cx);
         self.xmpp.shutdown(cx);
         self.sip.shutdown(cx);
     }

@@ -26,7 +26,7 @@ impl Gateway {
             Kind::Iq if stanza.is_request() || stanza.is_bad_request() => self.on_query(cx, stanza),
             // A result or an error belongs to a question of the streams' own.
             Kind::Iq => {}
-            Kind::Presence => self.on_presence(cx, stanza),
+            Kind::Presence => return self.on_presence(cx, handle, stanza),
         }
         self.xmpp.handled(cx, handle);
     }
@@ -61,22 +61,16 @@ impl Gateway {
         Self::note_lost_answer(cx, to, sent);
     }
 
-    /// Presence is not bridged in this version. Who asks for it is told so, else he
-    /// would wait for an approval that never comes.
-    fn on_presence(&mut self, cx: &mut Cx<'_>, stanza: &Stanza<'_>) {
-        cx.count(Counter::PresenceRefused);
-        if stanza.type_ != Some("subscribe") {
-            return;
-        }
-        let error = StanzaError::new(Condition::FeatureNotImplemented).with_text("presence is not bridged");
-        let to = stanza.from.domain();
-        let sent = self.xmpp.answer(cx, stanza.to.domain(), to, |w| {
-            stanza.emit_error(w, &error);
-        });
-        Self::note_lost_answer(cx, to, sent);
+    /// The `<c/>` of the presence of a SIP user's clients (XEP-0115).
+    pub(super) fn phone_capabilities(cx: &mut Cx<'_>) -> String {
+        let mut w = cx.out.begin();
+        PHONE.emit_capabilities(&mut w);
+        let capabilities = String::from_utf8_lossy(w.written()).into_owned();
+        w.cancel();
+        capabilities
     }
 
-    fn note_lost_answer(cx: &mut Cx<'_>, domain: &str, sent: Result<(), crate::xmpp::server::Refused>) {
+    pub(super) fn note_lost_answer(cx: &mut Cx<'_>, domain: &str, sent: Result<(), crate::xmpp::server::Refused>) {
         if let Err(refused) = sent {
             cx.refuse(
                 Counter::StanzaUndelivered,
@@ -87,23 +81,27 @@ impl Gateway {
     }
 }
 
+/// The domain itself.
+const GATEWAY: Entity<'_> = Entity {
+    identities: &[Identity { category: "gateway", type_: "sip", name: Some(SOFTWARE.0) }],
+    features: &[ns::DISCO_INFO, ns::DISCO_ITEMS, ns::PING, ns::VERSION, ns::TIME, ns::JID_ESCAPING],
+    items: &[],
+    node: NODE,
+    software: SOFTWARE,
+};
+/// A user.
+const ACCOUNT: Entity<'_> = Entity {
+    identities: &[Identity { category: "account", type_: "registered", name: None }],
+    features: &[ns::DISCO_INFO, ns::DISCO_ITEMS, ns::PING],
+    ..GATEWAY
+};
+/// A client of a user.
+const PHONE: Entity<'_> =
+    Entity { identities: &[Identity { category: "client", type_: "phone", name: None }], ..ACCOUNT };
+
 /// What an address of ours says about itself: the domain is the gateway, a bare JID an
 /// account, a full JID a phone (REQ-XI-20). What is not bridged is not announced.
 fn entity(of: &Jid) -> Entity<'static> {
-    const GATEWAY: Entity<'_> = Entity {
-        identities: &[Identity { category: "gateway", type_: "sip", name: Some(SOFTWARE.0) }],
-        features: &[ns::DISCO_INFO, ns::DISCO_ITEMS, ns::PING, ns::VERSION, ns::TIME, ns::JID_ESCAPING],
-        items: &[],
-        node: NODE,
-        software: SOFTWARE,
-    };
-    const ACCOUNT: Entity<'_> = Entity {
-        identities: &[Identity { category: "account", type_: "registered", name: None }],
-        features: &[ns::DISCO_INFO, ns::DISCO_ITEMS, ns::PING],
-        ..GATEWAY
-    };
-    const PHONE: Entity<'_> =
-        Entity { identities: &[Identity { category: "client", type_: "phone", name: None }], ..ACCOUNT };
     match (of.local(), of.resource()) {
         (None, _) => GATEWAY,
         (Some(_), None) => ACCOUNT,

@@ -21,9 +21,7 @@ use crate::xmpp::stanza::StanzaError;
 use std::borrow::Cow;
 
 /// The methods served.
-pub(super) const ALLOW: &str = "MESSAGE, OPTIONS, CANCEL, ACK";
-/// The event packages known.
-const ALLOW_EVENTS: &str = "presence";
+pub(super) const ALLOW: &str = "MESSAGE, SUBSCRIBE, NOTIFY, OPTIONS, CANCEL, ACK";
 /// Seconds a sender waits before he tries an overloaded gateway again.
 const RETRY_AFTER_S: &str = "10";
 
@@ -112,6 +110,11 @@ impl Gateway {
         let proven = self.proves_anything(source);
         match self.judge(message, source, proven) {
             Ok(Accepted::Message { from, to }) => self.message_from_sip(cx, transaction, message, from, to),
+            Ok(Accepted::Subscribe { from, to }) => {
+                self.subscribe_from_sip(cx, transaction, message, source, (from, to));
+            }
+            Ok(Accepted::Resubscribe { from }) => self.resubscribe_from_sip(cx, transaction, message, source, &from),
+            Ok(Accepted::Notify { from }) => self.notify_from_sip(cx, transaction, message, &from),
             Ok(Accepted::Options) => self.sip.respond(cx, transaction, &OPTIONS),
             Err(answer) => {
                 if is_message {
@@ -140,12 +143,18 @@ impl Gateway {
         let from = self.proved_sender(message, source)?;
         self.check_method(message)?;
         check_require(message)?;
+        // What stands in a dialog goes by its tags; its Request-URI is our own Contact.
+        match (method, message.to().tag) {
+            (Method::Subscribe, Some(_)) => return Ok(Accepted::Resubscribe { from }),
+            (Method::Notify, _) => return Ok(Accepted::Notify { from }),
+            _ => {}
+        }
         let target = self.target(message)?;
         check_in_dialog(message)?;
         match method {
             Method::Options => Ok(Accepted::Options),
             Method::Message => Ok(Accepted::Message { from, to: target }),
-            Method::Subscribe => Err(refuse_subscribe(message)),
+            Method::Subscribe => Ok(Accepted::Subscribe { from, to: target }),
             Method::Invite => Err(refuse_invite(message)),
             _ => Err(not_allowed()),
         }
@@ -295,6 +304,12 @@ fn gruu_elsewhere(message: &Message<'_>, from: &Jid) -> Option<Jid> {
 enum Accepted {
     /// A message between two addresses.
     Message { from: Jid, to: Jid },
+    /// Watch somebody's presence.
+    Subscribe { from: Jid, to: Jid },
+    /// Go on watching, or end it.
+    Resubscribe { from: Jid },
+    /// Tell somebody's presence to one who watches.
+    Notify { from: Jid },
     /// Be told what is served here.
     Options,
 }
@@ -303,7 +318,13 @@ enum Accepted {
 const OPTIONS: Response<'_> = Response {
     status: 200,
     reason: "OK",
-    headers: &[("Allow", ALLOW), ("Accept", content::ACCEPT), ("Accept-Encoding", "identity"), ("Supported", "")],
+    headers: &[
+        ("Allow", ALLOW),
+        ("Accept", content::ACCEPT),
+        ("Accept-Encoding", "identity"),
+        ("Supported", ""),
+        ("Allow-Events", crate::sip::subscription::PRESENCE),
+    ],
     content_type: None,
     body: b"",
 };
@@ -333,34 +354,12 @@ fn check_in_dialog(message: &Message<'_>) -> Result<(), Answer> {
     let tagged = message.to().tag.is_some();
     let needs_one = matches!(
         message.method(),
-        Method::Notify | Method::Bye | Method::Update | Method::Prack | Method::Info | Method::Refer
+        Method::Bye | Method::Update | Method::Prack | Method::Info | Method::Refer
     );
     if tagged || needs_one {
         return Err(Answer::new(481, "Call/Transaction Does Not Exist", Counter::SipRequestRefused));
     }
     Ok(())
-}
-
-/// Presence is not served yet, and what is wrong with a SUBSCRIBE besides is said
-/// first (RFC 6665 section 4.2.1, RFC 3856 section 6).
-fn refuse_subscribe(message: &Message<'_>) -> Answer {
-    let event = message.header("Event").map(|event| event.split(';').next().unwrap_or(event).trim());
-    if event != Some("presence") {
-        return Answer::new(489, "Bad Event", Counter::SipRequestRefused).with("Allow-Events", ALLOW_EVENTS);
-    }
-    if message.contact().is_none() {
-        return Answer::new(400, "Contact Is Missing", Counter::SipRequestRefused);
-    }
-    let mut accepts = message.headers("Accept").peekable();
-    let reads_pidf = accepts.peek().is_none()
-        || accepts.any(|range| {
-            let range = range.split(';').next().unwrap_or(range).trim();
-            ["application/pidf+xml", "application/*", "*/*"].iter().any(|known| range.eq_ignore_ascii_case(known))
-        });
-    if !reads_pidf {
-        return Answer::new(406, "Presence Is Sent As application/pidf+xml Only", Counter::SipRequestRefused);
-    }
-    Answer::new(405, "Presence Is Not Bridged", Counter::SipMethodRefused).with("Allow", ALLOW)
 }
 
 /// Sessions are not served: the offer is refused, and what is served is named.

@@ -363,6 +363,18 @@ impl Endpoint {
         self.links.get(link)?.certificate.as_ref()
     }
 
+    /// The tag that an answer to a request without one gets: ours in the dialog it makes.
+    pub fn local_tag(&self, transaction: Key) -> Option<&str> {
+        self.tag_of(transaction)
+    }
+
+    /// Where requests inside a dialog of ours are to go: a URI for Contact, without
+    /// brackets. `mark` makes it one of this dialog alone: a GRUU (RFC 6665 section
+    /// 4.5.1).
+    pub fn contact(&self, transport: Transport, user: &str, mark: &str) -> String {
+        self.ways.contact(transport, user, mark)
+    }
+
     /// Answers a request, finally or for the time being.
     pub fn respond(&mut self, cx: &mut Cx<'_>, transaction: Key, response: &Response<'_>) {
         self.answer(cx, transaction, response);

@@ -3,12 +3,14 @@
 
 mod client;
 mod connection;
+pub mod dialog;
 pub mod emit;
 pub mod endpoint;
 pub mod framer;
 pub mod header;
 pub mod message;
 mod server;
+pub mod subscription;
 mod table;
 pub mod transaction;
 pub mod transport;

@@ -282,6 +282,14 @@ impl Endpoint {
         }
     }
 
+    /// The To tag that answers to a request carry.
+    pub(super) fn tag_of(&self, transaction: Key) -> Option<&str> {
+        let server = self.servers.get(transaction)?;
+        let (from, to) = server.copied.tag;
+        let text = core::str::from_utf8(server.head.get(from..to)?).ok()?;
+        text.strip_prefix(";tag=")
+    }
+
     /// The core answers.
     pub(super) fn answer(&mut self, cx: &mut Cx<'_>, transaction: Key, response: &Response<'_>) {
         let Some(server) = self.servers.get(transaction) else {

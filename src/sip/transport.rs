@@ -119,6 +119,23 @@ impl Ways {
         w.str(";branch=").str(branch.as_str()).str(via_end(transport));
     }
 
+    /// Where we are reached over a transport, as a URI of `user`.
+    pub(super) fn contact(&self, transport: Transport, user: &str, mark: &str) -> String {
+        use core::fmt::Write;
+        let mut uri = format!("sip:{user}@{}", self.host_name);
+        // Writing into a String does not fail.
+        if let Some(port) = self.port_of(transport).filter(|port| *port != default_port(transport)) {
+            let _ = write!(uri, ":{port}");
+        }
+        match transport {
+            Transport::Tls => uri.push_str(";transport=tls"),
+            Transport::Tcp => uri.push_str(";transport=tcp"),
+            Transport::Udp => {}
+        }
+        let _ = write!(uri, ";gr={mark}");
+        uri
+    }
+
     /// Octets of that line without the branch.
     pub(super) fn via_len(&self, transport: Transport, compact: bool) -> usize {
         let port = self.port_of(transport).filter(|port| *port != default_port(transport));

@@ -89,6 +89,12 @@ pub enum Event<'a> {
         /// Why.
         why: Undelivered,
     },
+    /// A stream on which a partner's users had sent something broke: what is known of
+    /// them may be out of date.
+    Lost {
+        /// The partner's domain.
+        theirs: String,
+    },
     /// Where are the servers of a domain? Answer with [`Server::located`].
     Locate {
         /// For the answer.
@@ -686,6 +692,12 @@ impl Server {
         self.links.remove(&stream.link);
         for timer in [Timer::Progress, Timer::Idle, Timer::Outcome] {
             self.stop(key, timer);
+        }
+        // A stream that was ended in good order leaves the state what it was.
+        if stream.state == State::Open && !stream.proved.is_empty() && !self.is_shut {
+            for pair in &stream.proved {
+                self.outcomes.push_back(Event::Lost { theirs: pair.theirs.clone() });
+            }
         }
         for delivery in &stream.deliveries {
             self.undelivered(cx, delivery.ticket, Undelivered::StreamLost);

@@ -2,8 +2,8 @@
 //! both neighbours played by the harness.
 //!
 //! `FLOWS_DIR` reads another folder, `FLOW=NAME` runs one flow. Flows of kinds that this
-//! version does not serve (presence, chat sessions, rooms) are read and held against the
-//! format, and counted as skipped.
+//! version does not serve (chat sessions, rooms) are read and held against the format, and
+//! counted as skipped.
 
 #![allow(unreachable_pub, reason = "modules are shared between test targets")]
 
@@ -23,10 +23,10 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::PathBuf;
 
-/// What a flow needs that this version does not have. Flows about messages (M) and
-/// about the rest of what is served (E) always run.
+/// What a flow needs that this version does not have. Flows about messages (M), about
+/// presence (P) and about the rest of what is served (E) always run.
 fn later(flow: &Flow, flows: &BTreeMap<String, Flow>) -> Option<&'static str> {
-    let served = flow.name.starts_with(['M', 'E']);
+    let served = flow.name.starts_with(['M', 'P', 'E']);
     if let Some(kind) = flow.prelude.as_ref().and_then(|name| flows.get(name)).and_then(|before| later(before, flows)) {
         return Some(kind);
     }
@@ -39,7 +39,7 @@ fn later(flow: &Flow, flows: &BTreeMap<String, Flow>) -> Option<&'static str> {
             What::Send(Lane::Msrp) | What::Expect(Lane::Msrp) | What::MsrpLink => return Some("MSRP"),
             _ if served => {}
             What::Send(Lane::Xmpp) | What::Expect(Lane::Xmpp) if start.trim_start().starts_with("<presence") => {
-                return Some("presence");
+                return Some("rooms");
             }
             What::Expect(Lane::Sip)
                 if ["SUBSCRIBE ", "NOTIFY ", "PUBLISH ", "INVITE ", "BYE "].iter().any(|m| start.starts_with(m)) =>
@@ -100,8 +100,13 @@ fn message_flows_hold() {
 }
 
 #[test]
+fn presence_flows_hold() {
+    run_those(|name| name.starts_with('P'));
+}
+
+#[test]
 fn all_other_flows_hold() {
-    run_those(|name| !name.starts_with('M'));
+    run_those(|name| !name.starts_with(['M', 'P']));
 }
 
 /// Numbers that flows claim to cover are those of the requirements in

@@ -1,0 +1,849 @@
+//! A SIP user watches an XMPP user (RFC 8048 section 5.3): his dialogs, which he has to
+//! refresh, and the one lasting authorization of the XMPP user they lean on.
+
+use super::document;
+use super::state::Resource;
+use super::table::{Authorization, DialogKey, End, NoRoom, Notifier, Task};
+use super::watch::user_of;
+use super::{
+    Headers, RETRY_FIRST, ROOM_RETRY, back_off, contact_ticket, failure_in_words, give, notifier_ticket,
+    refusal_in_words, seconds_after,
+};
+use crate::base::counters::Counter;
+use crate::base::cx::Cx;
+use crate::base::slab::Key;
+use crate::base::text::Escaped;
+use crate::base::time::Instant;
+use crate::base::xml::Tag;
+use crate::gateway::uas::Answer;
+use crate::gateway::{Gateway, message};
+use crate::limits::{RESOURCES_MAX, SUBSCRIBE_EXPIRES_MIN_S};
+use crate::sip;
+use crate::sip::dialog::{Dialog, Parts, target_of};
+use crate::sip::endpoint::{Failure, Method, Source};
+use crate::sip::subscription::{self, Event, Reason, ends_notifier};
+use crate::xmpp::jid::Jid;
+use crate::xmpp::ns;
+use crate::xmpp::stanza::{Condition, Head, Kind, Stanza, StanzaError};
+use core::time::Duration;
+
+/// No more than one NOTIFY with state in that time (RFC 3856 section 6.10).
+const STATE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a poll waits for the answer to its probe (D-19).
+const POLL_WAIT: Duration = Duration::from_secs(4);
+/// How long it waits for further clients once one has answered.
+const POLL_GATHER: Duration = Duration::from_millis(200);
+/// How long the answer to a probe is waited for, before the contact counts as gone.
+const PROBE_WAIT: Duration = Duration::from_secs(20);
+/// An unanswered `subscribe` is asked again after that time (REQ-XI-7).
+const ASK_AGAIN: Duration = Duration::from_secs(24 * 3600);
+/// Seconds after which a watcher may come again when XMPP is short of something.
+const RETRY_AFTER_S: u32 = 60;
+
+type Outcome = Result<Option<u64>, StanzaError<'static>>;
+
+fn refuse(status: u16, reason: &'static str) -> Answer {
+    Answer::new(status, reason, Counter::SubscribeRefusedIn)
+}
+
+/// What the SIP user does.
+impl Gateway {
+    /// A SUBSCRIBE outside a dialog whose sender's domain is proved and whose target is
+    /// a partner's user.
+    pub(in crate::gateway) fn subscribe_from_sip(
+        &mut self,
+        cx: &mut Cx<'_>,
+        transaction: Key,
+        message: &sip::message::Message<'_>,
+        source: &Source,
+        (from, to): (Jid, Jid),
+    ) {
+        cx.count(Counter::SubscribeIn);
+        if let Err(answer) = self.try_subscribe(cx, transaction, message, source, &from, &to) {
+            cx.count(answer.counter);
+            self.log_refusal(cx, message, &answer);
+            self.respond(cx, transaction, &answer);
+        }
+    }
+
+    fn try_subscribe(
+        &mut self,
+        cx: &mut Cx<'_>,
+        transaction: Key,
+        message: &sip::message::Message<'_>,
+        source: &Source,
+        from: &Jid,
+        to: &Jid,
+    ) -> Result<(), Answer> {
+        let event_id = check_subscribe(message)?;
+        let expires = self.granted(message)?;
+        let target = target_of(message).ok_or_else(|| refuse(400, "Contact Is No SIP Address"))?.to_owned();
+        let remote_tag = message.from().tag.ok_or_else(|| refuse(400, "From Has No Tag"))?.to_owned();
+        let key = self.presence.find_or_new(from, to).map_err(|no_room| match no_room {
+            NoRoom::Table => Answer::overload("Too Many Contacts Are Kept"),
+            NoRoom::User => refuse(480, "Too Many Contacts Of One User"),
+        })?;
+        let local_uri = message.to().uri.to_owned();
+        let remote_uri = message.from().uri.to_owned();
+        let local_tag = self.sip.local_tag(transaction).unwrap_or_default().to_owned();
+        let parts = Parts {
+            call_id: message.call_id(),
+            local_tag: &local_tag,
+            remote_tag: &remote_tag,
+            local_uri: &local_uri,
+            remote_uri: &remote_uri,
+            target: &target,
+        };
+        let route_set = self.presence.route_sets.of(message.headers("Record-Route"));
+        let record_route = route_set.to_string();
+        let is_poll = expires == 0;
+        let dialog = Dialog::new(&parts, route_set, 0, Some(message.cseq().number));
+        let notifier = Notifier {
+            contact: key,
+            dialog,
+            event_id,
+            expires: if is_poll { cx.now.after(POLL_WAIT * 2) } else { seconds_after(cx.now, expires) },
+            granted_s: expires,
+            is_busy: false,
+            is_dirty: !is_poll,
+            last_state: None,
+            hold: None,
+            end: None,
+            poll: is_poll.then(|| cx.now.after(POLL_WAIT)),
+            failures: 0,
+        };
+        let Some(dialog) = self.presence.add_notifier(notifier) else {
+            self.forget_if_empty(key);
+            return Err(Answer::overload("Too Many Subscriptions"));
+        };
+        let user = message::sip_uri(to, false).ok();
+        let uri = self.sip.contact(source.transport, user.as_deref().map_or("", user_of), &local_tag);
+        cx.count(Counter::SubscribeTaken);
+        self.respond(cx, transaction, &Answer::subscribed(&expires.to_string(), &uri, &record_route));
+        if is_poll {
+            self.poll_grant(cx, key, dialog);
+        } else {
+            self.watcher_came(cx, key, message);
+            self.notify(cx, dialog);
+        }
+        Ok(())
+    }
+
+    /// A watcher has a dialog now: the XMPP user is asked for leave, or for his state.
+    fn watcher_came(&mut self, cx: &mut Cx<'_>, key: Key, message: &sip::message::Message<'_>) {
+        let nick = display_name(message);
+        let Some(contact) = self.presence.contacts.get_mut(key) else { return };
+        let was_added = core::mem::replace(&mut contact.grant.is_added, true);
+        match contact.grant.state {
+            Authorization::None | Authorization::Ended => {
+                contact.grant.state = Authorization::Pending;
+                (contact.grant.resources, contact.grant.is_known) = (Vec::new(), false);
+                contact.grant.nick = nick;
+                self.ask(cx, key);
+            }
+            // Asked and not answered: the XMPP user knows, or will when he can be reached.
+            Authorization::Pending => {}
+            Authorization::Active if !contact.grant.is_known => self.probe(cx, key),
+            Authorization::Active => {}
+        }
+        self.store(cx, key);
+        if !was_added && self.presence.contacts.get(key).is_some_and(|c| c.watch.state != Authorization::None) {
+            // The XMPP user may watch him again.
+            self.presence.plan_by(key, Task::Subscribe, cx.now);
+        }
+    }
+
+    fn poll_grant(&mut self, cx: &mut Cx<'_>, key: Key, dialog: Key) {
+        let is_known = self.presence.contacts.get(key).is_some_and(|contact| contact.grant.is_known);
+        if is_known {
+            return self.finish_poll(cx, dialog);
+        }
+        let Some((sip, xmpp)) = self.presence.names(key) else { return };
+        if self.send_bare(cx, None, &sip, &xmpp, "probe").is_err() {
+            return self.finish_poll(cx, dialog);
+        }
+        self.presence.arm_notifier(dialog, None);
+    }
+
+    fn finish_poll(&mut self, cx: &mut Cx<'_>, dialog: Key) {
+        self.end_notifier(cx, dialog, End { reason: Reason::Timeout, retry_after_s: None, says_closed: false, is_sent: false });
+    }
+
+    /// A SUBSCRIBE inside a dialog (REQ-8048-38, -42).
+    pub(in crate::gateway) fn resubscribe_from_sip(
+        &mut self,
+        cx: &mut Cx<'_>,
+        transaction: Key,
+        message: &sip::message::Message<'_>,
+        source: &Source,
+        from: &Jid,
+    ) {
+        cx.count(Counter::SubscribeIn);
+        if let Err(answer) = self.try_resubscribe(cx, transaction, message, source, from) {
+            cx.count(answer.counter);
+            self.log_refusal(cx, message, &answer);
+            self.respond(cx, transaction, &answer);
+        }
+    }
+
+    fn try_resubscribe(
+        &mut self,
+        cx: &mut Cx<'_>,
+        transaction: Key,
+        message: &sip::message::Message<'_>,
+        source: &Source,
+        from: &Jid,
+    ) -> Result<(), Answer> {
+        let event_id = check_subscribe(message)?;
+        let known = self.presence.dialogs(message.call_id(), message.to().tag.unwrap_or_default());
+        let dialog = known.iter().find_map(|key| if let DialogKey::Notifier(key) = key { Some(*key) } else { None });
+        let dialog = dialog.ok_or_else(Self::no_subscription)?;
+        let Some(notifier) = self.presence.notifiers.get(dialog) else { return Err(Self::no_subscription()) };
+        let key = notifier.contact;
+        let is_his = notifier.dialog.is_from(message)
+            && notifier.event_id == event_id
+            && notifier.end.is_none()
+            && self.presence.names(key).is_some_and(|(sip, _)| sip.domain() == from.domain());
+        if !is_his {
+            return Err(Self::no_subscription());
+        }
+        let expires = self.granted(message)?;
+        let (now, local_tag) = (cx.now, notifier.dialog.local_tag().to_owned());
+        let user = user_of(notifier.dialog.parts().local_uri).to_owned();
+        let Some(notifier) = self.presence.notifiers.get_mut(dialog) else { return Err(Self::no_subscription()) };
+        if !notifier.dialog.admits(message.cseq().number) {
+            return Err(refuse(500, "A Later Request Came Before"));
+        }
+        if let Some(target) = target_of(message) {
+            notifier.dialog.refresh_target(target);
+        }
+        if expires > 0 {
+            (notifier.expires, notifier.granted_s) = (seconds_after(now, expires), expires);
+            // Each refresh is followed by a NOTIFY at once (RFC 6665 section 4.2.1.2).
+            (notifier.is_dirty, notifier.last_state, notifier.hold) = (true, None, None);
+        }
+        let uri = self.sip.contact(source.transport, &user, &local_tag);
+        cx.count(Counter::SubscribeTaken);
+        self.respond(cx, transaction, &Answer::subscribed(&expires.to_string(), &uri, ""));
+        if expires > 0 {
+            self.store(cx, key);
+            self.notify(cx, dialog);
+        } else {
+            let is_last = self.presence.contacts.get(key).is_some_and(|c| c.grant.dialogs.len() == 1);
+            if let Some(contact) = self.presence.contacts.get_mut(key).filter(|_| is_last) {
+                // He took him off his list.
+                contact.grant.is_added = false;
+            }
+            let end = End { reason: Reason::Timeout, retry_after_s: None, says_closed: true, is_sent: false };
+            self.end_notifier(cx, dialog, end);
+            self.store(cx, key);
+        }
+        Ok(())
+    }
+
+    /// How long a subscription is granted for; 0: the watcher wants it over.
+    fn granted(&self, message: &sip::message::Message<'_>) -> Result<u32, Answer> {
+        let max = self.settings.presence.expires_s.max(1);
+        let min = SUBSCRIBE_EXPIRES_MIN_S.min(max);
+        let asked = message.expires().unwrap_or(max);
+        if asked > 0 && asked < min {
+            return Err(refuse(423, "Interval Too Brief").with("Min-Expires", min.to_string()));
+        }
+        Ok(asked.min(max))
+    }
+}
+
+/// What the XMPP user does.
+impl Gateway {
+    /// Presence of one of his clients.
+    pub(super) fn presence_from_xmpp(&mut self, cx: &mut Cx<'_>, stanza: &Stanza<'_>) -> Outcome {
+        let Some(key) = self.presence.find(stanza.to.bare(), stanza.from.bare()) else {
+            cx.count(Counter::PresenceUnwatched);
+            return Ok(None);
+        };
+        let mut resource = document::from_stanza(stanza);
+        if self.presence.is_heavy() {
+            resource.statuses = Box::default();
+        }
+        let Some(contact) = self.presence.contacts.get_mut(key) else { return Ok(None) };
+        let is_polled = contact.grant.dialogs.iter().any(|dialog| {
+            self.presence.notifiers.get(*dialog).is_some_and(|notifier| notifier.poll.is_some() && notifier.end.is_none())
+        });
+        let is_active = contact.grant.state == Authorization::Active;
+        if !is_active && !is_polled {
+            cx.count(Counter::PresenceUnwatched);
+            return Ok(None);
+        }
+        let grant = &mut contact.grant;
+        grant.last_in = Some(cx.now);
+        let was_known = core::mem::replace(&mut grant.is_known, true);
+        let changed = take_in(&mut grant.resources, resource);
+        let dialogs = grant.dialogs.clone();
+        self.presence.cancel(key, Task::ProbeOver);
+        self.presence.weigh(key);
+        for dialog in dialogs {
+            let Some(notifier) = self.presence.notifiers.get_mut(dialog) else { continue };
+            if notifier.poll.is_some() && notifier.end.is_none() {
+                let soon = cx.now.after(POLL_GATHER);
+                notifier.poll = notifier.poll.map(|at| at.min(soon));
+                self.presence.arm_notifier(dialog, None);
+            } else if is_active && (changed || !was_known) {
+                notifier.is_dirty = true;
+                self.notify(cx, dialog);
+            }
+        }
+        Ok(None)
+    }
+
+    /// `subscribed`: he lets himself be watched (REQ-8048-31).
+    pub(super) fn subscribed_from_xmpp(&mut self, cx: &mut Cx<'_>, stanza: &Stanza<'_>) -> Outcome {
+        let Some(key) = self.presence.find(stanza.to.bare(), stanza.from.bare()) else { return Ok(None) };
+        let Some(contact) = self.presence.contacts.get_mut(key) else { return Ok(None) };
+        if contact.grant.state != Authorization::Pending {
+            // Not asked, or known already (REQ-XI-3).
+            return Ok(Some(contact.record));
+        }
+        contact.grant.state = Authorization::Active;
+        (contact.grant.failures, contact.grant.last_in) = (0, Some(cx.now));
+        let dialogs = contact.grant.dialogs.clone();
+        self.presence.cancel(key, Task::Ask);
+        let record = self.store(cx, key);
+        self.plan_check(cx, key);
+        for dialog in dialogs {
+            if let Some(notifier) = self.presence.notifiers.get_mut(dialog) {
+                notifier.is_dirty = true;
+            }
+            self.notify(cx, dialog);
+        }
+        Ok(record)
+    }
+
+    /// `unsubscribed`: he does not, or no longer (REQ-8048-32, -33).
+    pub(super) fn unsubscribed_from_xmpp(&mut self, cx: &mut Cx<'_>, stanza: &Stanza<'_>) -> Outcome {
+        let Some(key) = self.presence.find(stanza.to.bare(), stanza.from.bare()) else { return Ok(None) };
+        if self.presence.contacts.get(key).is_none_or(|contact| contact.grant.state == Authorization::None) {
+            self.finish_polls(cx, key);
+            return Ok(None);
+        }
+        Ok(self.end_grant(cx, key, Reason::Rejected, None))
+    }
+
+    /// An error in answer to `subscribe` or to a probe (REQ-8048-34).
+    pub(super) fn grant_error(&mut self, cx: &mut Cx<'_>, stanza: &Stanza<'_>, error: &StanzaError<'_>) -> Option<u64> {
+        let key = self.presence.find(stanza.to.bare(), stanza.from.bare())?;
+        let state = self.presence.contacts.get(key)?.grant.state;
+        cx.refuse(
+            Counter::PresenceErrorIn,
+            "presence.stanza-error",
+            format_args!(
+                "side=xmpp from={} to={} condition={}",
+                self.named(stanza.from.as_str()),
+                self.named(stanza.to.as_str()),
+                error.condition.name()
+            ),
+        );
+        let (reason, retry_after) = reason_of(error.condition);
+        match (state, reason) {
+            (Authorization::Pending, _) => self.end_grant(cx, key, reason, retry_after),
+            (Authorization::Active, Reason::NoResource) => self.end_grant(cx, key, reason, retry_after),
+            (Authorization::Active, _) => {
+                // His server answers, and he is not to be had: he counts as gone.
+                self.unknown(cx, key);
+                None
+            }
+            (Authorization::None | Authorization::Ended, _) => {
+                self.finish_polls(cx, key);
+                None
+            }
+        }
+    }
+
+    fn finish_polls(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let dialogs = self.presence.contacts.get(key).map(|contact| contact.grant.dialogs.clone());
+        for dialog in dialogs.unwrap_or_default() {
+            if self.presence.notifiers.get(dialog).is_some_and(|notifier| notifier.poll.is_some()) {
+                self.finish_poll(cx, dialog);
+            }
+        }
+    }
+
+    /// Ends the authorization and every dialog that leaned on it.
+    fn end_grant(&mut self, cx: &mut Cx<'_>, key: Key, reason: Reason, retry_after_s: Option<u32>) -> Option<u64> {
+        let contact = self.presence.contacts.get_mut(key)?;
+        let grant = &mut contact.grant;
+        (grant.state, grant.is_known, grant.is_added) = (Authorization::None, false, false);
+        (grant.resources, grant.last_in) = (Vec::new(), Some(cx.now));
+        let dialogs = grant.dialogs.clone();
+        for task in [Task::Ask, Task::Probe, Task::ProbeOver] {
+            self.presence.cancel(key, task);
+        }
+        let record = self.store(cx, key);
+        for dialog in dialogs {
+            self.end_notifier(cx, dialog, End { reason, retry_after_s, says_closed: false, is_sent: false });
+        }
+        self.forget_if_empty(key);
+        record
+    }
+
+    /// A partner or a SIP domain is gone: its watchers are told, nobody else is.
+    pub(super) fn drop_grant(&mut self, cx: &mut Cx<'_>, key: Key) {
+        if self.presence.contacts.get(key).is_some_and(|contact| {
+            contact.grant.state != Authorization::None || !contact.grant.dialogs.is_empty() || contact.grant.is_added
+        }) {
+            self.end_grant(cx, key, Reason::NoResource, None);
+        }
+    }
+
+    /// The program ends: the watchers of a contact may come again at once.
+    pub(super) fn deactivate(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let dialogs = self.presence.contacts.get(key).map(|contact| contact.grant.dialogs.clone()).unwrap_or_default();
+        if dialogs.is_empty() {
+            return;
+        }
+        for dialog in dialogs {
+            let end = End { reason: Reason::Deactivated, retry_after_s: None, says_closed: false, is_sent: false };
+            self.end_notifier(cx, dialog, end);
+        }
+        self.store(cx, key);
+    }
+}
+
+/// Towards the XMPP user.
+impl Gateway {
+    /// Asks the XMPP user for leave.
+    pub(super) fn ask(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(contact) = self.presence.contacts.get(key) else { return };
+        if contact.grant.state != Authorization::Pending {
+            return;
+        }
+        let Some((sip, xmpp)) = self.presence.names(key) else { return };
+        let nick = contact.grant.nick.clone();
+        let id = cx.rng.token::<10>();
+        let head = Head {
+            kind: Kind::Presence,
+            from: sip.bare(),
+            to: xmpp.bare(),
+            id: Some(id.as_str()),
+            type_: Some("subscribe"),
+            lang: None,
+        };
+        cx.count(Counter::XmppPresenceOut);
+        let sent = self.xmpp.send(cx, Some(contact_ticket(key)), sip.domain(), xmpp.domain(), |w| match &nick {
+            Some(nick) => head.emit(w, |w| Tag::begin(w, "nick").namespace(ns::NICK).text(nick)),
+            None => head.emit_empty(w),
+        });
+        match sent {
+            Ok(()) => {
+                if let Some(contact) = self.presence.contacts.get_mut(key) {
+                    contact.watch.in_flight = contact.watch.in_flight.saturating_add(1);
+                    contact.grant.last_out = Some(cx.now);
+                }
+                self.presence.plan(key, Task::Ask, cx.now.after(ASK_AGAIN));
+            }
+            Err(refused) => self.ask_later(cx, key, refused == crate::xmpp::server::Refused::Overload),
+        }
+    }
+
+    /// `subscribe` did not arrive: it is sent again for as long as somebody waits.
+    pub(super) fn ask_later(&mut self, cx: &mut Cx<'_>, key: Key, is_for_room: bool) {
+        let Some(contact) = self.presence.contacts.get_mut(key) else { return };
+        if contact.grant.state != Authorization::Pending {
+            return;
+        }
+        let wait = if is_for_room { ROOM_RETRY } else { back_off(cx, contact.grant.failures) };
+        contact.grant.failures = contact.grant.failures.saturating_add(u8::from(!is_for_room));
+        self.presence.plan(key, Task::Ask, cx.now.after(wait));
+    }
+
+    /// Asks the XMPP user's server how he is.
+    pub(super) fn probe(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(contact) = self.presence.contacts.get(key) else { return };
+        if contact.grant.state != Authorization::Active || contact.grant.dialogs.is_empty() {
+            return;
+        }
+        let Some((sip, xmpp)) = self.presence.names(key) else { return };
+        match self.send_bare(cx, Some(contact_ticket(key)), &sip, &xmpp, "probe") {
+            Ok(()) => {
+                if let Some(contact) = self.presence.contacts.get_mut(key) {
+                    contact.watch.in_flight = contact.watch.in_flight.saturating_add(1);
+                }
+                self.presence.plan(key, Task::ProbeOver, cx.now.after(PROBE_WAIT));
+                self.plan_check(cx, key);
+            }
+            Err(crate::xmpp::server::Refused::Overload) => self.presence.plan(key, Task::Probe, cx.now.after(ROOM_RETRY)),
+            Err(_) => {
+                self.unknown(cx, key);
+                self.presence.plan(key, Task::Probe, cx.now.after(back_off(cx, 1)));
+            }
+        }
+    }
+
+    /// The state is asked for again after `xmpp subscription-refresh-interval`.
+    pub(super) fn plan_check(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let interval = u64::from(self.settings.xmpp.subscription_refresh_interval_s.max(60)) * 1000;
+        let wait = Duration::from_millis(interval - cx.rng.below(interval / 10 + 1));
+        self.presence.plan(key, Task::Probe, cx.now.after(wait));
+    }
+
+    /// A probe was not answered: servers are silent about users they do not have, so who
+    /// was never seen stays unknown, and who was seen before a fault counts as gone.
+    pub(super) fn probe_over(&mut self, cx: &mut Cx<'_>, key: Key) {
+        self.unknown(cx, key);
+    }
+
+    /// Nothing is known of the XMPP user any more: his clients count as gone, for who
+    /// was told of them.
+    pub(super) fn unknown(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(contact) = self.presence.contacts.get_mut(key) else { return };
+        let mut changed = !core::mem::replace(&mut contact.grant.is_known, true);
+        for resource in contact.grant.resources.iter_mut().filter(|resource| resource.is_available) {
+            *resource = Resource::gone(&resource.name);
+            changed = true;
+        }
+        let dialogs = contact.grant.dialogs.clone();
+        for dialog in dialogs.into_iter().filter(|_| changed) {
+            if let Some(notifier) = self.presence.notifiers.get_mut(dialog) {
+                notifier.is_dirty = true;
+            }
+            self.notify(cx, dialog);
+        }
+    }
+}
+
+/// Dialogs.
+impl Gateway {
+    /// Sends what a watcher was not told yet, if it may go now.
+    pub(super) fn notify(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(notifier) = self.presence.notifiers.get(key) else { return };
+        if notifier.is_busy || notifier.end.is_some_and(|end| end.is_sent) {
+            return;
+        }
+        if notifier.end.is_none() && (!notifier.is_dirty || notifier.poll.is_some()) {
+            return self.presence.arm_notifier(key, None);
+        }
+        let Some(contact) = self.presence.contacts.get(notifier.contact) else { return };
+        let is_active = contact.grant.state == Authorization::Active;
+        let has_state = contact.grant.is_known && (is_active || notifier.poll.is_some());
+        let interval = STATE_INTERVAL.max(Duration::from_secs(u64::from(self.settings.presence.min_interval_s)));
+        let throttled = notifier.last_state.filter(|_| has_state && notifier.end.is_none()).map(|at| at.after(interval));
+        if let Some(at) = [throttled, notifier.hold].into_iter().flatten().max().filter(|at| *at > cx.now) {
+            return self.presence.arm_notifier(key, Some(at));
+        }
+        self.send_notify(cx, key, has_state);
+    }
+
+    fn send_notify(&mut self, cx: &mut Cx<'_>, key: Key, has_state: bool) {
+        let Some(notifier) = self.presence.notifiers.get(key) else { return };
+        let contact_key = notifier.contact;
+        let Some((sip, xmpp)) = self.presence.names(contact_key) else { return };
+        let Some(contact) = self.presence.contacts.get(contact_key) else { return };
+        let state = match notifier.end {
+            Some(end) => match end.retry_after_s {
+                Some(seconds) => format!("terminated;reason={};retry-after={seconds}", end.reason.as_str()),
+                None => format!("terminated;reason={}", end.reason.as_str()),
+            },
+            None => {
+                let left = notifier.expires.since(cx.now).as_millis().div_ceil(1000);
+                let word = if contact.grant.state == Authorization::Active { "active" } else { "pending" };
+                format!("{word};expires={left}")
+            }
+        };
+        let is_closing = notifier.end.is_some_and(|end| end.says_closed);
+        let has_body = is_closing || (has_state && notifier.end.is_none_or(|end| end.reason == Reason::Timeout));
+        let mut body = cx.out.begin();
+        if has_body {
+            write_state(&mut body, &xmpp, &contact.grant.resources, is_closing);
+        }
+        let octets = body.written().to_vec();
+        body.cancel();
+        let user = user_of(notifier.dialog.parts().local_uri);
+        let uri = self.sip.contact(self.transport_for(sip.domain()), user, notifier.dialog.local_tag());
+        let event = match &notifier.event_id {
+            Some(id) => format!("{};id={id}", subscription::PRESENCE),
+            None => subscription::PRESENCE.to_owned(),
+        };
+        let contact_value = format!("<{uri}>");
+        let language = has_body.then(|| language_of(&contact.grant.resources)).flatten();
+        let mut headers = Headers::new();
+        for header in [("Contact", contact_value.as_str()), ("Event", &event), ("Subscription-State", &state)] {
+            // Eight places for four headers.
+            let _ = headers.push(header);
+        }
+        if let Some(language) = language.as_deref() {
+            let _ = headers.push(("Content-Language", language));
+        }
+        let content_type = has_body.then_some("application/pidf+xml");
+        let Self { presence, sip: endpoint, settings, .. } = self;
+        let Some(notifier) = presence.notifiers.get_mut(key) else { return };
+        let sent = Self::with_destination(endpoint, settings, sip.domain(), |endpoint, destination| {
+            notifier.dialog.request(Method::Notify, &headers, content_type, &octets, |request| {
+                give(cx, endpoint, destination, notifier_ticket(key), request)
+            })
+        });
+        match sent {
+            Ok(()) => {
+                cx.count(Counter::NotifyOut);
+                (notifier.is_busy, notifier.is_dirty) = (true, false);
+                if has_body {
+                    notifier.last_state = Some(cx.now);
+                }
+                if let Some(end) = &mut notifier.end {
+                    end.is_sent = true;
+                }
+                if let Some(contact) = presence.contacts.get_mut(contact_key) {
+                    contact.grant.last_out = Some(cx.now);
+                }
+                presence.arm_notifier(key, None);
+            }
+            Err(refused) => {
+                cx.refuse(
+                    Counter::PresenceOverload,
+                    "presence.not-sent",
+                    format_args!("side=ours method=NOTIFY cause={}", Escaped(refusal_in_words(refused))),
+                );
+                if self.ending || refused == sip::endpoint::Refused::Malformed {
+                    self.notifier_gone(cx, key);
+                } else {
+                    self.presence.arm_notifier(key, Some(cx.now.after(ROOM_RETRY)));
+                }
+            }
+        }
+    }
+
+    /// Ends a dialog with a last NOTIFY.
+    fn end_notifier(&mut self, cx: &mut Cx<'_>, key: Key, end: End) {
+        let Some(notifier) = self.presence.notifiers.get_mut(key) else { return };
+        if notifier.end.is_some() {
+            return;
+        }
+        notifier.end = Some(end);
+        self.notify(cx, key);
+    }
+
+    /// A notifier's deadline came.
+    pub(super) fn notifier_due(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(notifier) = self.presence.notifiers.get(key) else { return };
+        if notifier.end.is_none() && notifier.poll.is_some_and(|at| at <= cx.now) {
+            return self.finish_poll(cx, key);
+        }
+        if notifier.end.is_none() && notifier.expires <= cx.now {
+            // Not refreshed (REQ-8048-43).
+            let end = End { reason: Reason::Timeout, retry_after_s: None, says_closed: true, is_sent: false };
+            return self.end_notifier(cx, key, end);
+        }
+        self.notify(cx, key);
+    }
+
+    /// A NOTIFY was answered.
+    pub(super) fn notify_answered(&mut self, cx: &mut Cx<'_>, key: Key, message: &sip::message::Message<'_>) {
+        let Some(notifier) = self.presence.notifiers.get_mut(key) else { return };
+        notifier.is_busy = false;
+        let (contact, status) = (notifier.contact, message.status());
+        if notifier.end.is_some_and(|end| end.is_sent) || ends_notifier(status) {
+            if status >= 300 {
+                self.log_notify_failure(cx, contact, &format!("status {status}"));
+            }
+            return self.notifier_gone(cx, key);
+        }
+        if status < 300 {
+            notifier.failures = 0;
+            self.purge_gone(contact);
+            return self.notify(cx, key);
+        }
+        self.log_notify_failure(cx, contact, &format!("status {status}"));
+        let retry = message.retry_after().map(|seconds| Duration::from_secs(u64::from(seconds.min(3600))));
+        self.notify_later(cx, key, retry);
+    }
+
+    /// A NOTIFY got no answer: one that is not there is forgotten (REQ-8048-45), one that
+    /// cannot be reached for the moment is told when it can.
+    pub(super) fn notify_failed(&mut self, cx: &mut Cx<'_>, key: Key, failure: Failure) {
+        let Some(notifier) = self.presence.notifiers.get_mut(key) else { return };
+        notifier.is_busy = false;
+        let contact = notifier.contact;
+        let is_over = notifier.end.is_some_and(|end| end.is_sent) || failure == Failure::Timeout;
+        self.log_notify_failure(cx, contact, failure_in_words(failure));
+        if is_over { self.notifier_gone(cx, key) } else { self.notify_later(cx, key, None) }
+    }
+
+    fn notify_later(&mut self, cx: &mut Cx<'_>, key: Key, wait: Option<Duration>) {
+        let Some(notifier) = self.presence.notifiers.get_mut(key) else { return };
+        let wait = wait.unwrap_or_else(|| back_off(cx, notifier.failures).min(RETRY_FIRST * 3));
+        notifier.failures = notifier.failures.saturating_add(1);
+        (notifier.is_dirty, notifier.hold) = (true, Some(cx.now.after(wait)));
+        notifier.last_state = None;
+        self.notify(cx, key);
+    }
+
+    fn log_notify_failure(&self, cx: &mut Cx<'_>, contact: Key, cause: &str) {
+        let Some((sip, xmpp)) = self.presence.names(contact) else { return };
+        cx.refuse(
+            Counter::NotifyFailed,
+            "presence.notify-failed",
+            format_args!(
+                "side=sip sip={} xmpp={} cause={}",
+                self.named(sip.as_str()),
+                self.named(xmpp.as_str()),
+                Escaped(cause)
+            ),
+        );
+    }
+
+    /// A dialog is over. With the last one the XMPP user hears that the SIP user is gone
+    /// (REQ-8048-44), unless he watches him and knows better.
+    fn notifier_gone(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(notifier) = self.presence.remove_notifier(key) else { return };
+        let contact_key = notifier.contact;
+        let is_silent = self.ending
+            || notifier.poll.is_some()
+            || notifier.end.is_some_and(|end| !end.says_closed);
+        self.store(cx, contact_key);
+        let Some(contact) = self.presence.contacts.get(contact_key) else { return };
+        let is_last = contact.grant.dialogs.is_empty();
+        let is_shown = contact.watch.shown.iter().any(|shown| shown.is_available);
+        if is_last && !is_silent && !is_shown {
+            if let Some((sip, xmpp)) = self.presence.names(contact_key) {
+                let sent = self.send_bare(cx, None, &sip, &xmpp, "unavailable");
+                Self::note_lost_answer(cx, xmpp.domain(), sent);
+            }
+        }
+        if is_last {
+            // Nobody is told any more, so nobody has to be asked.
+            for task in [Task::Probe, Task::ProbeOver] {
+                self.presence.cancel(contact_key, task);
+            }
+            if let Some(contact) = self.presence.contacts.get_mut(contact_key)
+                && contact.grant.state != Authorization::Active
+            {
+                (contact.grant.resources, contact.grant.is_known) = (Vec::new(), false);
+            }
+        }
+        self.forget_if_empty(contact_key);
+    }
+
+    /// Forgets the clients that are gone once every watcher knows (D-16).
+    fn purge_gone(&mut self, key: Key) {
+        let Some(contact) = self.presence.contacts.get(key) else { return };
+        let all_know = contact.grant.dialogs.iter().all(|dialog| {
+            self.presence.notifiers.get(*dialog).is_none_or(|notifier| !notifier.is_dirty && !notifier.is_busy)
+        });
+        if let Some(contact) = self.presence.contacts.get_mut(key).filter(|_| all_know) {
+            contact.grant.resources.retain(|resource| resource.is_available);
+            self.presence.weigh(key);
+        }
+    }
+}
+
+/// The Event's `id` of a SUBSCRIBE that asks for something we have (REQ-8048-37,
+/// RFC 6665 section 4.2.1).
+fn check_subscribe(message: &sip::message::Message<'_>) -> Result<Option<Box<str>>, Answer> {
+    let event = Event::of(message).filter(|event| event.package == subscription::PRESENCE);
+    let Some(event) = event else {
+        return Err(refuse(489, "Bad Event").with("Allow-Events", subscription::PRESENCE));
+    };
+    if message.contact().is_none() {
+        return Err(refuse(400, "Contact Is Missing"));
+    }
+    let mut accepts = message.headers("Accept").peekable();
+    let reads_pidf = accepts.peek().is_none()
+        || accepts.any(|range| {
+            let range = range.split(';').next().unwrap_or(range).trim();
+            [subscription::ACCEPT, "application/*", "*/*"].iter().any(|known| range.eq_ignore_ascii_case(known))
+        });
+    if !reads_pidf {
+        return Err(refuse(406, "Presence Is Sent As application/pidf+xml Only").with("Accept", subscription::ACCEPT));
+    }
+    // A filter or a list in the body is not obeyed; whoever insists is refused.
+    let insists = message.header("Content-Disposition").is_none_or(|value| !value.contains("handling=optional"));
+    if !message.body().is_empty() && insists && message.content_type().is_some() {
+        return Err(refuse(415, "No Body Is Read In SUBSCRIBE"));
+    }
+    Ok(event.id.map(Into::into))
+}
+
+/// The display name of From, as a nickname (XEP-0172).
+fn display_name(message: &sip::message::Message<'_>) -> Option<Box<str>> {
+    let name: String = sip::header::unquote(message.from().display).collect();
+    let name = crate::base::text::cut(name.trim(), 128);
+    (!name.is_empty()).then(|| name.into())
+}
+
+/// Takes in what one client says. False: nothing is new in it.
+fn take_in(resources: &mut Vec<Resource>, new: Resource) -> bool {
+    if new.name.is_empty() && !new.is_available {
+        // From the bare address it is said of all clients (REQ-8048-57).
+        let mut changed = false;
+        for resource in resources.iter_mut().filter(|resource| resource.is_available) {
+            let name = core::mem::take(&mut resource.name);
+            *resource = Resource { name, ..new.clone() };
+            changed = true;
+        }
+        return changed;
+    }
+    let is_full = resources.len() >= RESOURCES_MAX;
+    match resources.iter_mut().find(|resource| resource.name == new.name) {
+        Some(known) if *known == new => false,
+        Some(known) => {
+            let was_gone = !known.is_available && !new.is_available;
+            *known = new;
+            !was_gone
+        }
+        // One that goes and was never seen is nothing to anybody.
+        None if !new.is_available => false,
+        None if is_full => false,
+        None => {
+            resources.push(new);
+            true
+        }
+    }
+}
+
+/// Writes the state of an XMPP user, or that he is gone.
+fn write_state(w: &mut crate::base::outbox::Writer<'_>, xmpp: &Jid, resources: &[Resource], is_closing: bool) {
+    if is_closing {
+        let gone: Vec<Resource> = resources.iter().map(|resource| Resource::gone(&resource.name)).collect();
+        if gone.is_empty() {
+            document::to_pidf(w, xmpp, core::iter::once(&Resource::gone("")));
+        } else {
+            document::to_pidf(w, xmpp, gone.iter());
+        }
+    } else if resources.is_empty() {
+        document::to_pidf(w, xmpp, core::iter::once(&Resource::gone("")));
+    } else {
+        document::to_pidf(w, xmpp, resources.iter());
+    }
+}
+
+/// Content-Language, when all that is said is said in one language.
+fn language_of(resources: &[Resource]) -> Option<String> {
+    let mut languages = resources.iter().filter_map(|resource| resource.lang.as_deref());
+    let first = languages.next()?;
+    languages.all(|language| language == first).then(|| first.to_owned())
+}
+
+/// What an error in answer to `subscribe` means for the watcher (REQ-8048-34).
+const fn reason_of(condition: Condition) -> (Reason, Option<u32>) {
+    match condition {
+        Condition::ItemNotFound | Condition::Gone => (Reason::NoResource, None),
+        Condition::Forbidden
+        | Condition::NotAuthorized
+        | Condition::NotAllowed
+        | Condition::PolicyViolation
+        | Condition::RegistrationRequired
+        | Condition::SubscriptionRequired => (Reason::Rejected, None),
+        Condition::RemoteServerTimeout
+        | Condition::RemoteServerNotFound
+        | Condition::RecipientUnavailable
+        | Condition::ResourceConstraint => (Reason::Probation, Some(RETRY_AFTER_S)),
+        _ => (Reason::Giveup, None),
+    }
+}
+
+/// Restored dialogs begin with a number beyond any that was used: the record is renewed
+/// with every refresh, and fewer NOTIFYs than this go out between two of them.
+pub(super) const CSEQ_BEYOND: u32 = 100_000;
+
+/// How long a restored dialog has left.
+pub(super) fn restored_until(now: Instant, left_s: i64, granted_s: u32) -> Instant {
+    seconds_after(now, u32::try_from(left_s.max(0)).unwrap_or(u32::MAX).min(granted_s))
+}

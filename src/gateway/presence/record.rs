@@ -1,0 +1,218 @@
+//! What of a contact survives a restart: its two authorizations, what the XMPP user was
+//! shown, and the dialogs of SIP watchers, who do not know that we were gone. A record is
+//! the whole state of one pair; a later one takes the place of an earlier one.
+
+use super::grant::{CSEQ_BEYOND, restored_until};
+use super::table::{Authorization, Notifier, Shown, Task};
+use super::RESTART_SPREAD_MS;
+use crate::base::counters::Counter;
+use crate::base::cx::Cx;
+use crate::base::slab::Key;
+use crate::base::time::Wall;
+use crate::gateway::Gateway;
+use crate::sip::dialog::{Dialog, Parts};
+use crate::xmpp::jid::Jid;
+use core::time::Duration;
+use serde::{Deserialize, Serialize};
+
+/// The first octet of each record.
+const VERSION: u8 = 1;
+
+/// One pair of users.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Record<'a> {
+    sip: &'a str,
+    xmpp: &'a str,
+    watch: u8,
+    grant: u8,
+    is_added: bool,
+    #[serde(borrow)]
+    shown: Vec<&'a str>,
+    #[serde(borrow)]
+    dialogs: Vec<DialogRecord<'a>>,
+}
+
+/// One watcher's dialog.
+#[derive(Debug, Serialize, Deserialize)]
+struct DialogRecord<'a> {
+    call_id: &'a str,
+    local_tag: &'a str,
+    remote_tag: &'a str,
+    local_uri: &'a str,
+    remote_uri: &'a str,
+    target: &'a str,
+    route_set: &'a str,
+    event_id: Option<&'a str>,
+    local_cseq: u32,
+    remote_cseq: Option<u32>,
+    /// Wall clock, in seconds since 1970.
+    expires: i64,
+    granted_s: u32,
+}
+
+const fn code(state: Authorization) -> u8 {
+    match state {
+        Authorization::None => 0,
+        Authorization::Pending => 1,
+        Authorization::Active => 2,
+        Authorization::Ended => 3,
+    }
+}
+
+const fn state(code: u8) -> Authorization {
+    match code {
+        1 => Authorization::Pending,
+        2 => Authorization::Active,
+        3 => Authorization::Ended,
+        _ => Authorization::None,
+    }
+}
+
+impl Gateway {
+    /// Stores a contact as it is now, and gives the number of the record.
+    pub(super) fn store(&mut self, cx: &mut Cx<'_>, key: Key) -> Option<u64> {
+        let octets = self.record_of(key, cx.wall, cx.now)?;
+        let number = cx.out.store(&octets);
+        if let Some(contact) = self.presence.contacts.get_mut(key) {
+            contact.record = number;
+        }
+        Some(number)
+    }
+
+    fn record_of(&self, key: Key, wall: Wall, now: crate::base::time::Instant) -> Option<Vec<u8>> {
+        let contact = self.presence.contacts.get(key)?;
+        let (sip, xmpp) = self.presence.names(key)?;
+        let living = |key: &Key| self.presence.notifiers.get(*key).filter(|n| n.end.is_none() && n.poll.is_none());
+        let dialogs = contact.grant.dialogs.iter().filter_map(living).map(|notifier| {
+            let parts = notifier.dialog.parts();
+            let left = notifier.expires.since(now).as_secs();
+            DialogRecord {
+                call_id: parts.call_id,
+                local_tag: parts.local_tag,
+                remote_tag: parts.remote_tag,
+                local_uri: parts.local_uri,
+                remote_uri: parts.remote_uri,
+                target: parts.target,
+                route_set: notifier.dialog.route_set(),
+                event_id: notifier.event_id.as_deref(),
+                local_cseq: notifier.dialog.local_cseq(),
+                remote_cseq: notifier.dialog.remote_cseq(),
+                expires: wall.seconds().saturating_add(i64::try_from(left).unwrap_or(i64::MAX)),
+                granted_s: notifier.granted_s,
+            }
+        });
+        let record = Record {
+            sip: sip.as_str(),
+            xmpp: xmpp.as_str(),
+            watch: code(contact.watch.state),
+            grant: code(contact.grant.state),
+            is_added: contact.grant.is_added,
+            shown: contact.watch.shown.iter().filter(|s| s.is_available).map(|s| &*s.name).collect(),
+            dialogs: dialogs.collect(),
+        };
+        // A record of texts and numbers always has a postcard form.
+        postcard::to_extend(&record, vec![VERSION]).ok()
+    }
+
+    /// Takes in one record; a later one of the same pair takes its place.
+    pub(in crate::gateway) fn restore_record(&mut self, cx: &mut Cx<'_>, octets: &[u8]) {
+        let record = octets.strip_prefix(&[VERSION]).and_then(|rest| postcard::from_bytes::<Record<'_>>(rest).ok());
+        let users = record.as_ref().and_then(|r| Some((Jid::parse(r.sip).ok()?, Jid::parse(r.xmpp).ok()?)));
+        let (Some(record), Some((sip, xmpp))) = (record, users) else {
+            cx.refuse(Counter::RecordRefused, "presence.record-refused", format_args!("side=ours octets={}", octets.len()));
+            return;
+        };
+        if let Some(old) = self.presence.find(sip.bare(), xmpp.bare()) {
+            self.presence.forget(old);
+        }
+        if record.watch == 0 && record.grant == 0 && !record.is_added && record.dialogs.is_empty() {
+            return;
+        }
+        let Ok(key) = self.presence.find_or_new(&sip, &xmpp) else {
+            cx.refuse(Counter::PresenceOverload, "presence.full", format_args!("side=ours what=restored-contact"));
+            return;
+        };
+        if let Some(contact) = self.presence.contacts.get_mut(key) {
+            contact.watch.state = state(record.watch);
+            contact.grant.state = state(record.grant);
+            contact.grant.is_added = record.is_added;
+            let shown = record.shown.iter().map(|name| Shown { name: (*name).into(), is_available: true, digest: 0 });
+            contact.watch.shown = shown.collect();
+        }
+        for dialog in &record.dialogs {
+            let parts = Parts {
+                call_id: dialog.call_id,
+                local_tag: dialog.local_tag,
+                remote_tag: dialog.remote_tag,
+                local_uri: dialog.local_uri,
+                remote_uri: dialog.remote_uri,
+                target: dialog.target,
+            };
+            if !parts.is_sound() || dialog.route_set.contains(['\r', '\n']) {
+                continue;
+            }
+            let route_set = self.presence.route_sets.intern(dialog.route_set);
+            let cseq = dialog.local_cseq.saturating_add(CSEQ_BEYOND) & (u32::MAX >> 1);
+            let left = dialog.expires.saturating_sub(cx.wall.seconds());
+            let notifier = Notifier {
+                contact: key,
+                dialog: Dialog::new(&parts, route_set, cseq, dialog.remote_cseq),
+                event_id: dialog.event_id.map(Into::into),
+                expires: restored_until(cx.now, left, dialog.granted_s),
+                granted_s: dialog.granted_s,
+                is_busy: false,
+                is_dirty: false,
+                last_state: None,
+                hold: None,
+                end: None,
+                poll: None,
+                failures: 0,
+            };
+            self.presence.add_notifier(notifier);
+        }
+        self.presence.weigh(key);
+    }
+
+    /// All records are in: everything is asked anew, spread over a while.
+    pub(in crate::gateway) fn restored(&mut self, cx: &mut Cx<'_>) {
+        let keys: Vec<Key> = self.presence.contacts.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            let at = cx.now.after(Duration::from_millis(1000 + cx.rng.below(RESTART_SPREAD_MS)));
+            let Some(contact) = self.presence.contacts.get(key) else { continue };
+            let (watch, grant, dialogs) = (contact.watch.state, contact.grant.state, contact.grant.dialogs.clone());
+            match watch {
+                Authorization::Pending | Authorization::Active => self.presence.plan(key, Task::Subscribe, at),
+                Authorization::Ended => self.presence.plan(key, Task::Tell, at),
+                Authorization::None => {}
+            }
+            match grant {
+                Authorization::Active => self.presence.plan(key, Task::Probe, at),
+                Authorization::Pending => self.presence.plan(key, Task::Ask, at),
+                Authorization::None | Authorization::Ended => {}
+            }
+            for dialog in dialogs {
+                self.presence.arm_notifier(dialog, None);
+            }
+        }
+        cx.info("presence.restored", format_args!("contacts={}", self.presence.len()));
+    }
+
+    /// Records of up to 64 contacts from slot `from` on; the answer says where to go on.
+    pub(in crate::gateway) fn snapshot_records(
+        &self,
+        from: u32,
+        record: &mut dyn FnMut(&[u8]),
+    ) -> Option<u32> {
+        const SLICE: u32 = 64;
+        let (now, wall) = self.presence.clock;
+        let to = from.saturating_add(SLICE);
+        for index in from..to {
+            if let Some(key) = self.presence.contacts.key_at(index)
+                && let Some(octets) = self.record_of(key, wall, now)
+            {
+                record(&octets);
+            }
+        }
+        (to <= self.presence.contacts.end()).then_some(to)
+    }
+}

@@ -1,0 +1,669 @@
+//! What is kept of contacts: one [`Contact`] for each pair of a SIP user and an XMPP
+//! user, a [`Subscriber`] for each dialog in which we watch a SIP user, a [`Notifier`]
+//! for each in which a SIP user watches somebody of XMPP. All bounded; nothing is found
+//! by looking through a whole table.
+
+use super::state::Resource;
+use crate::base::slab::{Key, Slab};
+use crate::base::time::{Instant, Wall};
+use crate::base::timers::Timers;
+use crate::limits::{
+    CONTACTS_MAX, CONTACTS_PER_USER_MAX, NOTIFIERS_MAX, PRESENCE_OCTETS_MAX, REFUSALS_REMEMBERED_MAX, SUBSCRIBERS_MAX,
+};
+use crate::sip::dialog::{Dialog, RouteSets};
+use crate::sip::subscription::Reason;
+use crate::xmpp::jid::Jid;
+use crate::xmpp::server::Handle;
+use crate::xmpp::stanza::Condition;
+use core::hash::Hasher as _;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::DefaultHasher;
+use std::rc::Rc;
+
+/// How an authorization stands (REQ-8048-2): it outlives dialogs, streams and restarts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Authorization {
+    /// Nobody asked, or it is over.
+    #[default]
+    None,
+    /// Asked for, not decided.
+    Pending,
+    /// Given.
+    Active,
+    /// Over, and the XMPP user is still to be told so.
+    Ended,
+}
+
+/// A pair of users.
+#[derive(Debug)]
+pub(super) struct Contact {
+    /// The SIP user's place among the users.
+    pub(super) sip: Key,
+    /// The XMPP user's.
+    pub(super) xmpp: Key,
+    /// The XMPP user watches the SIP user.
+    pub(super) watch: Watch,
+    /// The SIP user watches the XMPP user.
+    pub(super) grant: Grant,
+    /// What is to be done when, in no order.
+    pub(super) plan: Vec<(Task, Instant)>,
+    /// The number of its last record.
+    pub(super) record: u64,
+    /// Octets of its variable parts, as counted in the table.
+    octets: usize,
+}
+
+/// The XMPP user watches the SIP user: one lasting authorization, and the SIP dialogs
+/// that stand for it now.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    pub(super) state: Authorization,
+    /// Subscribers: one, or one for each fork.
+    pub(super) dialogs: Vec<Key>,
+    /// What the XMPP user was told of each client of the contact.
+    pub(super) shown: Vec<Shown>,
+    /// `subscribed` is to be sent.
+    pub(super) say_subscribed: bool,
+    /// Sent and not known to have arrived.
+    pub(super) unconfirmed: bool,
+    /// The end of it was said, and is not known to have arrived.
+    pub(super) is_end_said: bool,
+    /// Stanzas of this contact whose outcome is open.
+    pub(super) in_flight: u8,
+    /// No SUBSCRIBE was ever accepted: a failure is told, and nothing kept
+    /// (REQ-8048-20).
+    pub(super) is_new: bool,
+    /// The error to be sent instead of `unsubscribed`, with the `id` of what it answers.
+    pub(super) error: Option<(Condition, Option<Box<str>>)>,
+    /// The `id` of the `subscribe` that began it, while it is new.
+    pub(super) asked_id: Option<Box<str>>,
+    /// Attempts in a row that came to nothing.
+    pub(super) failures: u8,
+    /// Since when it has been tried in vain.
+    pub(super) failing_since: Option<Instant>,
+    /// The Expires to ask for when the notifier wanted more than ours (423).
+    pub(super) expires_min_s: u32,
+    pub(super) last_in: Option<Instant>,
+    pub(super) last_out: Option<Instant>,
+    pub(super) last_probe: Option<Instant>,
+}
+
+/// What the XMPP user was told of one client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Shown {
+    pub(super) name: Box<str>,
+    pub(super) is_available: bool,
+    /// Of all that was said; 0: it is to be said again.
+    pub(super) digest: u32,
+}
+
+/// The SIP user watches the XMPP user: the authorization, and his dialogs.
+#[derive(Debug, Default)]
+pub(super) struct Grant {
+    pub(super) state: Authorization,
+    /// Notifiers: one for each phone.
+    pub(super) dialogs: Vec<Key>,
+    /// The XMPP user's clients, those just gone among them.
+    pub(super) resources: Vec<Resource>,
+    /// Is that the state? Else nothing is known.
+    pub(super) is_known: bool,
+    /// The SIP user has the XMPP user among his contacts: he asked to see him and did
+    /// not take it back.
+    pub(super) is_added: bool,
+    /// The display name of the SIP user, until `subscribe` went out.
+    pub(super) nick: Option<Box<str>>,
+    pub(super) failures: u8,
+    pub(super) last_in: Option<Instant>,
+    pub(super) last_out: Option<Instant>,
+}
+
+/// Something to be done for a contact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Task {
+    /// Begin a dialog with the SIP user.
+    Subscribe,
+    /// Tell the XMPP user what he was not told yet.
+    Tell,
+    /// Ask the XMPP user to let himself be watched.
+    Ask,
+    /// Ask the XMPP user's server how he is.
+    Probe,
+    /// It did not answer.
+    ProbeOver,
+}
+
+/// A dialog in which we watch a SIP user.
+#[derive(Debug)]
+pub(super) struct Subscriber {
+    pub(super) contact: Key,
+    pub(super) dialog: Dialog,
+    pub(super) phase: Phase,
+    /// A SUBSCRIBE is under way.
+    pub(super) is_busy: bool,
+    /// The full JID that asked once (REQ-8048-71): no authorization stands behind it.
+    pub(super) poll: Option<Box<str>>,
+    /// When it runs out.
+    pub(super) expires: Instant,
+    /// When to refresh; `None`: it is left to run out.
+    pub(super) refresh: Option<Instant>,
+    /// Until when the XMPP user's server may answer our probe.
+    pub(super) probing: Option<Instant>,
+    /// Until when the first NOTIFY, or one of another fork, may come (Timer N).
+    pub(super) forks_until: Instant,
+    /// What the last NOTIFY with a body said.
+    pub(super) resources: Vec<Resource>,
+    /// Was there one?
+    pub(super) is_informed: bool,
+}
+
+/// How far a subscriber is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// No NOTIFY came yet.
+    Begun,
+    /// NOTIFYs come.
+    Live,
+    /// Expires 0 was sent: the last NOTIFY is waited for.
+    Ending,
+}
+
+/// A dialog in which a SIP user watches somebody of XMPP.
+#[derive(Debug)]
+pub(super) struct Notifier {
+    pub(super) contact: Key,
+    pub(super) dialog: Dialog,
+    /// The parameter `id` of Event, to be echoed.
+    pub(super) event_id: Option<Box<str>>,
+    pub(super) expires: Instant,
+    /// How long it was granted for, in seconds.
+    pub(super) granted_s: u32,
+    /// A NOTIFY is under way.
+    pub(super) is_busy: bool,
+    /// There is something the watcher was not told yet.
+    pub(super) is_dirty: bool,
+    /// When a NOTIFY with state last went out.
+    pub(super) last_state: Option<Instant>,
+    /// Not before.
+    pub(super) hold: Option<Instant>,
+    pub(super) end: Option<End>,
+    /// The watcher asked once: until then the answer to a probe is waited for.
+    pub(super) poll: Option<Instant>,
+    pub(super) failures: u8,
+}
+
+/// How a notifier's dialog ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct End {
+    pub(super) reason: Reason,
+    /// Seconds after which the watcher may come again.
+    pub(super) retry_after_s: Option<u32>,
+    /// Say in the body that the contact is `closed`?
+    pub(super) says_closed: bool,
+    /// Was the last NOTIFY sent?
+    pub(super) is_sent: bool,
+}
+
+/// A user of either side.
+#[derive(Debug)]
+struct User {
+    jid: Rc<Jid>,
+    contacts: u32,
+    /// Since when polls are counted, and how many there were.
+    polls: (Instant, u16),
+}
+
+/// Whose dialog it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DialogKey {
+    Subscriber(Key),
+    Notifier(Key),
+}
+
+/// Whose deadline came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    Contact(Key),
+    Subscriber(Key),
+    Notifier(Key),
+}
+
+/// What waits until a record is safe.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Waiting {
+    /// A stanza may be acknowledged.
+    Handled(Handle),
+    /// A contact has something to promise.
+    Contact(Key),
+}
+
+/// Why a contact finds no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoRoom {
+    /// The table is full.
+    Table,
+    /// One of the two has as many contacts as one may have.
+    User,
+}
+
+/// All contacts.
+#[derive(Debug)]
+pub(in crate::gateway) struct Table {
+    hash_key: Vec<u8>,
+    users: Slab<User>,
+    by_jid: BTreeMap<u64, Key>,
+    pub(super) contacts: Slab<Contact>,
+    /// By the XMPP user, then the SIP user.
+    by_pair: BTreeMap<(Key, Key), Key>,
+    pub(super) subscribers: Slab<Subscriber>,
+    pub(super) notifiers: Slab<Notifier>,
+    /// By the hash of Call-ID and our tag. Forks of one SUBSCRIBE share theirs.
+    by_dialog: BTreeMap<u64, Vec1>,
+    pub(super) route_sets: RouteSets,
+    timers: Timers,
+    /// Octets of everything of variable size.
+    octets: usize,
+    /// Pairs that SIP refused of late, oldest first (REQ-8048-74).
+    refused: (VecDeque<u64>, BTreeSet<u64>),
+    /// Records up to this one are safe.
+    pub(super) safe: u64,
+    pub(super) waiting: VecDeque<(u64, Waiting)>,
+    /// The time of the last event, for records that are asked for between two.
+    pub(super) clock: (Instant, Wall),
+    /// The `<c/>` of presence we make, written once.
+    pub(super) capabilities: String,
+}
+
+/// One dialog, nearly always.
+type Vec1 = heapless::Vec<DialogKey, FORKS_MAX>;
+
+/// Dialogs that one SUBSCRIBE of ours may have made.
+pub(super) const FORKS_MAX: usize = 4;
+
+const SUBSCRIBER_TIMERS_FROM: u32 = CONTACTS_MAX as u32;
+const NOTIFIER_TIMERS_FROM: u32 = SUBSCRIBER_TIMERS_FROM + SUBSCRIBERS_MAX as u32;
+/// Polls of one user in a minute.
+const POLLS_PER_MINUTE_MAX: u16 = 60;
+
+impl Table {
+    pub(in crate::gateway) fn new(hash_key: &[u8]) -> Self {
+        Self {
+            hash_key: hash_key.to_vec(),
+            users: Slab::with_capacity(2 * CONTACTS_MAX),
+            by_jid: BTreeMap::new(),
+            contacts: Slab::with_capacity(CONTACTS_MAX),
+            by_pair: BTreeMap::new(),
+            subscribers: Slab::with_capacity(SUBSCRIBERS_MAX),
+            notifiers: Slab::with_capacity(NOTIFIERS_MAX),
+            by_dialog: BTreeMap::new(),
+            route_sets: RouteSets::default(),
+            timers: Timers::growing(CONTACTS_MAX + SUBSCRIBERS_MAX + NOTIFIERS_MAX),
+            octets: 0,
+            refused: (VecDeque::new(), BTreeSet::new()),
+            safe: 0,
+            waiting: VecDeque::new(),
+            clock: (Instant::ZERO, Wall(0)),
+            capabilities: String::new(),
+        }
+    }
+
+    fn hash(&self, a: &str, b: &str) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&self.hash_key);
+        hasher.write(a.as_bytes());
+        hasher.write_u8(0xFF);
+        hasher.write(b.as_bytes());
+        hasher.finish()
+    }
+
+    // ---- Users and contacts
+
+    fn user(&self, jid: &str) -> Option<Key> {
+        let key = *self.by_jid.get(&self.hash(jid, ""))?;
+        self.users.get(key).filter(|user| user.jid.bare() == jid).map(|_| key)
+    }
+
+    fn user_or_new(&mut self, jid: &Jid) -> Option<Key> {
+        if let Some(key) = self.user(jid.bare()) {
+            return Some(key);
+        }
+        let hash = self.hash(jid.bare(), "");
+        if self.by_jid.contains_key(&hash) {
+            return None;
+        }
+        let user = User { jid: Rc::new(jid.to_bare()), contacts: 0, polls: (Instant::ZERO, 0) };
+        let key = self.users.insert(user).ok()?;
+        self.by_jid.insert(hash, key);
+        self.octets += jid.bare().len();
+        Some(key)
+    }
+
+    fn release_user(&mut self, key: Key) {
+        let Some(user) = self.users.get_mut(key) else { return };
+        user.contacts = user.contacts.saturating_sub(1);
+        if user.contacts == 0
+            && let Some(user) = self.users.remove(key)
+        {
+            self.octets = self.octets.saturating_sub(user.jid.bare().len());
+            let hash = self.hash(user.jid.bare(), "");
+            self.by_jid.remove(&hash);
+        }
+    }
+
+    /// The contact of two bare JIDs.
+    pub(super) fn find(&self, sip: &str, xmpp: &str) -> Option<Key> {
+        self.by_pair.get(&(self.user(xmpp)?, self.user(sip)?)).copied()
+    }
+
+    /// The contact of two users, made if there is none.
+    pub(super) fn find_or_new(&mut self, sip: &Jid, xmpp: &Jid) -> Result<Key, NoRoom> {
+        if let Some(key) = self.find(sip.bare(), xmpp.bare()) {
+            return Ok(key);
+        }
+        if self.contacts.is_full() || self.octets > PRESENCE_OCTETS_MAX {
+            return Err(NoRoom::Table);
+        }
+        let (Some(sip_key), Some(xmpp_key)) = (self.user_or_new(sip), self.user_or_new(xmpp)) else {
+            return Err(NoRoom::Table);
+        };
+        let contacts = |key| self.users.get(key).map_or(0, |user| user.contacts);
+        let has_room = contacts(sip_key).max(contacts(xmpp_key)) < CONTACTS_PER_USER_MAX as u32;
+        for key in [sip_key, xmpp_key] {
+            if let Some(user) = self.users.get_mut(key) {
+                user.contacts += 1;
+            }
+        }
+        let contact = Contact {
+            sip: sip_key,
+            xmpp: xmpp_key,
+            watch: Watch::default(),
+            grant: Grant::default(),
+            plan: Vec::new(),
+            record: 0,
+            octets: 0,
+        };
+        let made = if has_room { self.contacts.insert(contact).map_err(|_| NoRoom::Table) } else { Err(NoRoom::User) };
+        match made {
+            Ok(key) => {
+                self.by_pair.insert((xmpp_key, sip_key), key);
+                Ok(key)
+            }
+            Err(no_room) => {
+                self.release_user(sip_key);
+                self.release_user(xmpp_key);
+                Err(no_room)
+            }
+        }
+    }
+
+    /// The SIP user and the XMPP user of a contact, bare.
+    pub(super) fn names(&self, contact: Key) -> Option<(Rc<Jid>, Rc<Jid>)> {
+        let contact = self.contacts.get(contact)?;
+        Some((Rc::clone(&self.users.get(contact.sip)?.jid), Rc::clone(&self.users.get(contact.xmpp)?.jid)))
+    }
+
+    /// All contacts of an XMPP user, a bare JID.
+    pub(super) fn of_xmpp(&self, jid: &str) -> Vec<Key> {
+        let Some(user) = self.user(jid) else { return Vec::new() };
+        let first = Key::from_bits(0);
+        let all = self.by_pair.range((user, first)..).take_while(|((xmpp, _), _)| *xmpp == user);
+        all.map(|(_, key)| *key).collect()
+    }
+
+    /// Forgets a contact that nothing is left of, but its dialogs.
+    pub(super) fn forget(&mut self, key: Key) {
+        let Some(contact) = self.contacts.remove(key) else { return };
+        self.timers.stop(key.index());
+        self.octets = self.octets.saturating_sub(contact.octets);
+        self.by_pair.remove(&(contact.xmpp, contact.sip));
+        for dialog in contact.watch.dialogs {
+            self.remove_subscriber(dialog);
+        }
+        for dialog in contact.grant.dialogs {
+            self.remove_notifier(dialog);
+        }
+        self.release_user(contact.sip);
+        self.release_user(contact.xmpp);
+    }
+
+    /// Counts the variable parts of a contact again.
+    pub(super) fn weigh(&mut self, key: Key) {
+        let Some(contact) = self.contacts.get_mut(key) else { return };
+        let shown: usize = contact.watch.shown.iter().map(|shown| size_of::<Shown>() + shown.name.len()).sum();
+        let resources: usize = contact.grant.resources.iter().map(Resource::octets).sum();
+        let dialogs = contact.watch.dialogs.iter();
+        let seen: usize = dialogs
+            .filter_map(|dialog| self.subscribers.get(*dialog))
+            .flat_map(|subscriber| &subscriber.resources)
+            .map(Resource::octets)
+            .sum();
+        let octets = shown + resources + seen;
+        self.octets = (self.octets + octets).saturating_sub(contact.octets);
+        contact.octets = octets;
+    }
+
+    /// Is there no room for what users say about themselves?
+    pub(super) fn is_heavy(&self) -> bool {
+        self.octets > PRESENCE_OCTETS_MAX
+    }
+
+    /// May this user ask once more without an authorization?
+    pub(super) fn may_poll(&mut self, contact: Key, now: Instant) -> bool {
+        let Some(user) = self.contacts.get(contact).and_then(|c| self.users.get_mut(c.xmpp)) else { return false };
+        if now.since(user.polls.0).as_secs() >= 60 {
+            user.polls = (now, 0);
+        }
+        user.polls.1 = user.polls.1.saturating_add(1);
+        user.polls.1 <= POLLS_PER_MINUTE_MAX
+    }
+
+    /// Remembers that SIP refused to let this pair watch.
+    pub(super) fn note_refused(&mut self, sip: &str, xmpp: &str) {
+        let hash = self.hash(sip, xmpp);
+        let (order, all) = &mut self.refused;
+        if all.insert(hash) {
+            order.push_back(hash);
+            if order.len() > REFUSALS_REMEMBERED_MAX
+                && let Some(oldest) = order.pop_front()
+            {
+                all.remove(&oldest);
+            }
+        }
+    }
+
+    /// Did SIP refuse this pair of late?
+    pub(super) fn is_refused(&self, sip: &str, xmpp: &str) -> bool {
+        self.refused.1.contains(&self.hash(sip, xmpp))
+    }
+
+    // ---- Dialogs
+
+    /// The dialogs of this Call-ID and tag of ours.
+    pub(super) fn dialogs(&self, call_id: &str, local_tag: &str) -> Vec1 {
+        let found = self.by_dialog.get(&self.hash(call_id, local_tag));
+        let is_it = |key: &&DialogKey| {
+            let dialog = match **key {
+                DialogKey::Subscriber(key) => self.subscribers.get(key).map(|s| &s.dialog),
+                DialogKey::Notifier(key) => self.notifiers.get(key).map(|n| &n.dialog),
+            };
+            dialog.is_some_and(|d| d.call_id() == call_id && d.local_tag() == local_tag)
+        };
+        found.map(|all| all.iter().filter(is_it).copied().collect()).unwrap_or_default()
+    }
+
+    fn index(&mut self, call_id: &str, local_tag: &str, key: DialogKey) -> bool {
+        let hash = self.hash(call_id, local_tag);
+        self.by_dialog.entry(hash).or_default().push(key).is_ok()
+    }
+
+    fn unindex(&mut self, dialog: &Dialog, key: DialogKey) {
+        let hash = self.hash(dialog.call_id(), dialog.local_tag());
+        if let Some(all) = self.by_dialog.get_mut(&hash) {
+            all.retain(|other| *other != key);
+            if all.is_empty() {
+                self.by_dialog.remove(&hash);
+            }
+        }
+    }
+
+    /// Enters a subscriber; `None`: no room.
+    pub(super) fn add_subscriber(&mut self, subscriber: Subscriber) -> Option<Key> {
+        let contact = subscriber.contact;
+        if self.contacts.get(contact)?.watch.dialogs.len() >= FORKS_MAX {
+            return None;
+        }
+        let (call_id, tag) = (subscriber.dialog.call_id().to_owned(), subscriber.dialog.local_tag().to_owned());
+        let octets = subscriber.dialog.octets();
+        let key = self.subscribers.insert(subscriber).ok()?;
+        self.octets += octets;
+        if !self.index(&call_id, &tag, DialogKey::Subscriber(key)) {
+            self.remove_subscriber(key);
+            return None;
+        }
+        self.contacts.get_mut(contact)?.watch.dialogs.push(key);
+        Some(key)
+    }
+
+    pub(super) fn remove_subscriber(&mut self, key: Key) -> Option<Subscriber> {
+        let subscriber = self.subscribers.remove(key)?;
+        self.timers.stop(SUBSCRIBER_TIMERS_FROM + key.index());
+        self.octets = self.octets.saturating_sub(subscriber.dialog.octets());
+        self.unindex(&subscriber.dialog, DialogKey::Subscriber(key));
+        if let Some(contact) = self.contacts.get_mut(subscriber.contact) {
+            contact.watch.dialogs.retain(|other| *other != key);
+        }
+        Some(subscriber)
+    }
+
+    /// Enters a notifier; `None`: no room.
+    pub(super) fn add_notifier(&mut self, notifier: Notifier) -> Option<Key> {
+        let contact = notifier.contact;
+        if self.contacts.get(contact)?.grant.dialogs.len() >= crate::limits::NOTIFIERS_PER_CONTACT_MAX {
+            return None;
+        }
+        let (call_id, tag) = (notifier.dialog.call_id().to_owned(), notifier.dialog.local_tag().to_owned());
+        let octets = notifier.dialog.octets();
+        let key = self.notifiers.insert(notifier).ok()?;
+        self.octets += octets;
+        if !self.index(&call_id, &tag, DialogKey::Notifier(key)) {
+            self.remove_notifier(key);
+            return None;
+        }
+        self.contacts.get_mut(contact)?.grant.dialogs.push(key);
+        Some(key)
+    }
+
+    pub(super) fn remove_notifier(&mut self, key: Key) -> Option<Notifier> {
+        let notifier = self.notifiers.remove(key)?;
+        self.timers.stop(NOTIFIER_TIMERS_FROM + key.index());
+        self.octets = self.octets.saturating_sub(notifier.dialog.octets());
+        self.unindex(&notifier.dialog, DialogKey::Notifier(key));
+        if let Some(contact) = self.contacts.get_mut(notifier.contact) {
+            contact.grant.dialogs.retain(|other| *other != key);
+        }
+        Some(notifier)
+    }
+
+    // ---- Time
+
+    /// Plans a task, in place of the same one planned before.
+    pub(super) fn plan(&mut self, key: Key, task: Task, at: Instant) {
+        let Some(contact) = self.contacts.get_mut(key) else { return };
+        contact.plan.retain(|(planned, _)| *planned != task);
+        contact.plan.push((task, at));
+        self.arm_contact(key);
+    }
+
+    /// Plans a task, unless it is planned for an earlier time already.
+    pub(super) fn plan_by(&mut self, key: Key, task: Task, at: Instant) {
+        if self.planned(key, task).is_none_or(|planned| planned > at) {
+            self.plan(key, task, at);
+        }
+    }
+
+    /// When a task is planned for.
+    pub(super) fn planned(&self, key: Key, task: Task) -> Option<Instant> {
+        self.contacts.get(key)?.plan.iter().find(|(planned, _)| *planned == task).map(|(_, at)| *at)
+    }
+
+    /// Takes a task back.
+    pub(super) fn cancel(&mut self, key: Key, task: Task) {
+        let Some(contact) = self.contacts.get_mut(key) else { return };
+        contact.plan.retain(|(planned, _)| *planned != task);
+        if contact.plan.is_empty() {
+            contact.plan = Vec::new();
+        }
+        self.arm_contact(key);
+    }
+
+    /// Takes out a task whose time has come.
+    pub(super) fn next_task(&mut self, key: Key, now: Instant) -> Option<Task> {
+        let contact = self.contacts.get_mut(key)?;
+        let at = contact.plan.iter().position(|(_, at)| *at <= now)?;
+        let (task, _) = contact.plan.swap_remove(at);
+        self.arm_contact(key);
+        Some(task)
+    }
+
+    fn arm_contact(&mut self, key: Key) {
+        let next = self.contacts.get(key).and_then(|contact| contact.plan.iter().map(|(_, at)| *at).min());
+        self.set_timer(key.index(), next);
+    }
+
+    /// Sets the deadline of a subscriber from what it waits for.
+    pub(super) fn arm_subscriber(&mut self, key: Key) {
+        let Some(s) = self.subscribers.get(key) else { return };
+        let first = match s.phase {
+            Phase::Begun => Some(s.forks_until),
+            Phase::Live => s.probing.or(s.refresh).into_iter().chain([s.expires]).min(),
+            Phase::Ending => Some(s.expires),
+        };
+        self.set_timer(SUBSCRIBER_TIMERS_FROM + key.index(), first);
+    }
+
+    /// Sets the deadline of a notifier from what it waits for.
+    pub(super) fn arm_notifier(&mut self, key: Key, wake: Option<Instant>) {
+        let Some(n) = self.notifiers.get(key) else { return };
+        let ends = n.end.is_none().then_some(n.expires);
+        let first = [ends, n.poll.filter(|_| n.end.is_none()), wake].into_iter().flatten().min();
+        self.set_timer(NOTIFIER_TIMERS_FROM + key.index(), first);
+    }
+
+    fn set_timer(&mut self, timer: u32, at: Option<Instant>) {
+        match at {
+            Some(at) => self.timers.set(timer, at),
+            None => self.timers.stop(timer),
+        }
+    }
+
+    /// Whose deadline came first, if one has.
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<Due> {
+        loop {
+            let timer = self.timers.pop_due(now)?;
+            let due = if timer >= NOTIFIER_TIMERS_FROM {
+                self.notifiers.key_at(timer - NOTIFIER_TIMERS_FROM).map(Due::Notifier)
+            } else if timer >= SUBSCRIBER_TIMERS_FROM {
+                self.subscribers.key_at(timer - SUBSCRIBER_TIMERS_FROM).map(Due::Subscriber)
+            } else {
+                self.contacts.key_at(timer).map(Due::Contact)
+            };
+            if due.is_some() {
+                return due;
+            }
+        }
+    }
+
+    /// Notes the time of an event.
+    pub(in crate::gateway) const fn note_time(&mut self, now: Instant, wall: Wall) {
+        self.clock = (now, wall);
+    }
+
+    /// When something is due next.
+    pub(in crate::gateway) fn deadline(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// How many contacts there are.
+    pub(in crate::gateway) fn len(&self) -> usize {
+        self.contacts.len()
+    }
+}
