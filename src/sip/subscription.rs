@@ -24,8 +24,8 @@ impl<'a> Event<'a> {
     /// The Event of a message.
     pub fn of(message: &Message<'a>) -> Option<Self> {
         let value = message.header("Event")?;
-        let (package, params) = split(value);
-        Some(Self { package, id: Params::parse(params).and_then(|params| params.value("id")) })
+        let (package, params) = split(value)?;
+        Some(Self { package, id: params.value("id") })
     }
 }
 
@@ -100,11 +100,10 @@ impl SubscriptionState {
     /// The Subscription-State of a NOTIFY; `None` without a legal one. A state that is
     /// not known counts as pending: it says that there is a subscription and no more.
     pub fn of(message: &Message<'_>) -> Option<Self> {
-        let (word, params) = split(message.header("Subscription-State")?);
+        let (word, params) = split(message.header("Subscription-State")?)?;
         if !super::header::is_token(word) {
             return None;
         }
-        let params = Params::parse(params)?;
         let number = |name| {
             let seconds = params.value(name).and_then(decimal)?;
             Some(u32::try_from(seconds).unwrap_or(u32::MAX))
@@ -124,11 +123,12 @@ impl SubscriptionState {
     }
 }
 
-/// Splits a value from its parameters.
-fn split(value: &str) -> (&str, &str) {
-    let at = value.find(';').unwrap_or(value.len());
-    let (word, params) = value.split_at_checked(at).unwrap_or((value, ""));
-    (word.trim(), params)
+/// A value and its parameters; `None` if those break the grammar.
+fn split(value: &str) -> Option<(&str, Params<'_>)> {
+    match value.split_once(';') {
+        Some((word, params)) => Some((word.trim(), Params::parse(params)?)),
+        None => Some((value.trim(), Params::default())),
+    }
 }
 
 /// What a failure of SUBSCRIBE means for the subscription and for the wish behind it

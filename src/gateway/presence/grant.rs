@@ -617,7 +617,27 @@ impl Gateway {
             return;
         }
         notifier.end = Some(end);
+        let (contact, is_poll) = (notifier.contact, notifier.poll.is_some());
         self.notify(cx, key);
+        if end.says_closed && !is_poll {
+            self.say_watcher_gone(cx, contact);
+        }
+    }
+
+    /// With the last dialog the XMPP user hears that the SIP user is gone (REQ-8048-44),
+    /// unless he watches him and knows better.
+    fn say_watcher_gone(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(contact) = self.presence.contacts.get(key) else { return };
+        let lives = |dialog: &Key| {
+            self.presence.notifiers.get(*dialog).is_some_and(|n| n.end.is_none() && n.poll.is_none())
+        };
+        let is_shown = contact.watch.shown.iter().any(|shown| shown.is_available);
+        if self.ending || is_shown || contact.grant.dialogs.iter().any(lives) {
+            return;
+        }
+        let Some((sip, xmpp)) = self.presence.names(key) else { return };
+        let sent = self.send_bare(cx, None, &sip, &xmpp, "unavailable");
+        Self::note_lost_answer(cx, xmpp.domain(), sent);
     }
 
     /// A notifier's deadline came.
@@ -689,24 +709,16 @@ impl Gateway {
         );
     }
 
-    /// A dialog is over. With the last one the XMPP user hears that the SIP user is gone
-    /// (REQ-8048-44), unless he watches him and knows better.
+    /// A dialog is over.
     fn notifier_gone(&mut self, cx: &mut Cx<'_>, key: Key) {
         let Some(notifier) = self.presence.remove_notifier(key) else { return };
         let contact_key = notifier.contact;
-        let is_silent = self.ending
-            || notifier.poll.is_some()
-            || notifier.end.is_some_and(|end| !end.says_closed);
         self.store(cx, contact_key);
+        if notifier.end.is_none() && notifier.poll.is_none() {
+            self.say_watcher_gone(cx, contact_key);
+        }
         let Some(contact) = self.presence.contacts.get(contact_key) else { return };
         let is_last = contact.grant.dialogs.is_empty();
-        let is_shown = contact.watch.shown.iter().any(|shown| shown.is_available);
-        if is_last && !is_silent && !is_shown {
-            if let Some((sip, xmpp)) = self.presence.names(contact_key) {
-                let sent = self.send_bare(cx, None, &sip, &xmpp, "unavailable");
-                Self::note_lost_answer(cx, xmpp.domain(), sent);
-            }
-        }
         if is_last {
             // Nobody is told any more, so nobody has to be asked.
             for task in [Task::Probe, Task::ProbeOver] {
