@@ -15,6 +15,20 @@ pub const SIP_HEADERS_OCTETS_MAX: usize = 64 * 1024;
 pub const SIP_HEADER_LINES_MAX: usize = 256;
 /// Largest body of a MESSAGE we take, in octets; beyond it 413.
 pub const SIP_BODY_OCTETS_MAX: usize = 16 * 1024;
+/// Largest presence document (RFC 3863), in octets, read or written: what a message of
+/// [`SIP_MESSAGE_OCTETS_MAX`] has room for beside its header fields.
+pub const PIDF_OCTETS_MAX: usize = 64 * 1024;
+/// Deepest nesting in a presence document; rich presence needs six.
+pub const PIDF_DEPTH_MAX: usize = 16;
+/// Most tuples of a presence document: clients of one user.
+pub const PIDF_TUPLES_MAX: usize = 64;
+/// Most elements of a presence document: sixteen a tuple, which with its status, show,
+/// contact, notes and rich presence has about ten.
+pub const PIDF_ELEMENTS_MAX: usize = 16 * PIDF_TUPLES_MAX;
+/// Most texts kept of one client's presence, one a language.
+pub const PRESENCE_STATUSES_MAX: usize = 4;
+/// Longest text kept of one client's presence, in octets.
+pub const PRESENCE_STATUS_OCTETS_MAX: usize = 1024;
 /// Largest MESSAGE we send, whole, in octets (RFC 3428 section 8).
 pub const SIP_PAGER_OCTETS_MAX: usize = 1300;
 /// Server transactions at one time.

@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod framer;
 pub mod header;
 pub mod message;
+pub mod pidf;
 mod server;
 pub mod subscription;
 mod table;
