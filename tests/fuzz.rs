@@ -231,5 +231,6 @@ tests! {
     config_text_holds = "config-text",
     config_file_holds = "config-file",
     content_holds = "content",
+    pidf_holds = "pidf",
     gateway_holds = "gateway",
 }

@@ -10,13 +10,15 @@ use latimer::base::outbox::Outbox;
 use latimer::base::rng::Rng;
 use latimer::base::xml::{Bindings, Limits, Node, Tree};
 use latimer::dns::message::{self as dns, Kind, Question, Records, Reply};
+use latimer::gateway::presence::{document, state::Resource};
 use latimer::gateway::{address, content};
 use latimer::settings::NextHopTransport;
 use latimer::sip::header::{CSeq, MediaType, NameAddr, Via, split_list};
 use latimer::sip::message::Message;
-use latimer::sip::{framer as sip_framer, uri};
+use latimer::sip::{framer as sip_framer, pidf, uri};
 use latimer::xmpp::framer as xmpp_framer;
 use latimer::xmpp::jid::Jid;
+use latimer::xmpp::stanza::Stanza;
 
 /// A name and what it does with octets.
 pub type Target = (&'static str, fn(&[u8]));
@@ -34,6 +36,7 @@ pub const TARGETS: &[Target] = &[
     ("config-text", config_text),
     ("config-file", config_file),
     ("content", message_content),
+    ("pidf", presence_document),
     ("gateway", gateway),
 ];
 
@@ -278,7 +281,7 @@ fn stanza(data: &[u8]) {
         // Declarations take the place of attributes; there may be too many of them then.
         Err(error) => assert_eq!(error.kind, latimer::base::xml::XmlErrorKind::TooMuch, "{written:?}"),
     }
-    if let Ok(stanza) = latimer::xmpp::stanza::Stanza::parse(node, peers::SERVER, None) {
+    if let Ok(stanza) = Stanza::parse(node, peers::SERVER, None) {
         let _ = (stanza.is_error(), stanza.is_request(), stanza.is_bad_request(), stanza.may_answer());
         let answer = emitted(|w| stanza.emit_result(w));
         peers::parse_element(&answer, peers::SERVER).unwrap_or_else(|problem| panic!("{answer:?}: {problem}"));
@@ -405,6 +408,54 @@ fn harmless(element: &peers::Element) {
         assert!(!bad || matches!(&**name, "alt" | "title"), "{name}={value:?} is left");
     }
     element.elements().for_each(harmless);
+}
+
+// ---- Presence
+
+/// A presence document about Marta. What is read of it is written for both sides, and
+/// read again as the same.
+fn presence_document(data: &[u8]) {
+    let data = &data[..data.len().min(OCTETS_MAX)];
+    let contact = Jid::parse("marta@voip.example").expect("an address");
+    let mut tree = Tree::new();
+    if let Ok(document) = pidf::Document::parse(data, &mut tree) {
+        assert!(document.tuples().count() <= latimer::limits::PIDF_TUPLES_MAX);
+        for tuple in document.tuples() {
+            let _ =
+                (tuple.timestamp(), document.user_input(tuple), document.activities(tuple).map(|a| a.names().count()));
+        }
+    }
+    for language in [None, Some("de")] {
+        let read =
+            |octets: &[u8], tree: &mut Tree| document::from_pidf(pidf::CONTENT_TYPE, octets, &contact, language, tree);
+        let Ok(resources) = read(data, &mut tree) else { return };
+        let written = emitted(|w| document::to_pidf(w, &contact, resources.iter()));
+        peers::parse_element(&written, peers::SERVER).unwrap_or_else(|problem| panic!("{written}: {problem}"));
+        let again = read(written.as_bytes(), &mut tree).unwrap_or_else(|fault| panic!("{written}: {fault:?}"));
+        // SIP is not told how long somebody was idle, and a large document loses notes.
+        let is_short = written.len() < latimer::limits::PIDF_OCTETS_MAX / 2;
+        let kept = |resource: &Resource| Resource {
+            idle_since: None,
+            statuses: if is_short { resource.statuses.clone() } else { Box::default() },
+            ..resource.clone()
+        };
+        let (before, after): (Vec<_>, Vec<_>) =
+            (resources.iter().map(kept).collect(), again.iter().map(kept).collect());
+        assert_eq!(before, after, "{written}");
+        for resource in &resources {
+            stanza_says(resource, &mut tree);
+        }
+    }
+}
+
+fn stanza_says(resource: &Resource, tree: &mut Tree) {
+    let written =
+        emitted(|w| document::to_stanza(w, "marta@voip.example", "lena@chat.example", resource, true, |_| {}));
+    peers::parse_element(&written, peers::SERVER).unwrap_or_else(|problem| panic!("{written}: {problem}"));
+    let node = tree.parse(written.as_bytes(), &Bindings::with_default(peers::SERVER), Limits::STANZA);
+    let node = node.unwrap_or_else(|error| panic!("{written}: {error}"));
+    let stanza = Stanza::parse(node, peers::SERVER, None).unwrap_or_else(|bad| panic!("{written}: {bad:?}"));
+    assert_eq!(document::from_stanza(&stanza), *resource, "{written}");
 }
 
 // ---- The gateway
