@@ -206,10 +206,16 @@ impl Gateway {
 
     /// When `Input::Timeout` is next due.
     pub fn deadline(&self) -> Option<Instant> {
-        [self.sip.deadline(), self.xmpp.deadline(), self.dns.deadline(), self.pending.deadline(), self.presence.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.sip.deadline(),
+            self.xmpp.deadline(),
+            self.dns.deadline(),
+            self.pending.deadline(),
+            self.presence.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// How many messages are on their way: 0 at a quiet moment.

@@ -352,10 +352,8 @@ fn check_require(message: &Message<'_>) -> Result<(), Answer> {
 /// NOTIFY and the others that live in dialogs only, likewise.
 fn check_in_dialog(message: &Message<'_>) -> Result<(), Answer> {
     let tagged = message.to().tag.is_some();
-    let needs_one = matches!(
-        message.method(),
-        Method::Bye | Method::Update | Method::Prack | Method::Info | Method::Refer
-    );
+    let needs_one =
+        matches!(message.method(), Method::Bye | Method::Update | Method::Prack | Method::Info | Method::Refer);
     if tagged || needs_one {
         return Err(Answer::new(481, "Call/Transaction Does Not Exist", Counter::SipRequestRefused));
     }

@@ -206,7 +206,10 @@ mod tests {
 
     #[test]
     fn event_has_a_package_and_perhaps_an_id() {
-        assert_eq!(with("Event: presence;id=7", |m| Event::of(m).map(|e| e.package == "presence" && e.id == Some("7"))), Some(true));
+        assert_eq!(
+            with("Event: presence;id=7", |m| Event::of(m).map(|e| e.package == "presence" && e.id == Some("7"))),
+            Some(true)
+        );
         assert_eq!(with("o: dialog", |m| Event::of(m).map(|e| e.package.to_owned())), Some("dialog".into()));
         assert!(with("X: y", |m| Event::of(m).is_none()));
     }

@@ -166,7 +166,11 @@ impl Gateway {
     }
 
     fn finish_poll(&mut self, cx: &mut Cx<'_>, dialog: Key) {
-        self.end_notifier(cx, dialog, End { reason: Reason::Timeout, retry_after_s: None, says_closed: false, is_sent: false });
+        self.end_notifier(
+            cx,
+            dialog,
+            End { reason: Reason::Timeout, retry_after_s: None, says_closed: false, is_sent: false },
+        );
     }
 
     /// A SUBSCRIBE inside a dialog (REQ-8048-38, -42).
@@ -267,7 +271,10 @@ impl Gateway {
         }
         let Some(contact) = self.presence.contacts.get_mut(key) else { return Ok(None) };
         let is_polled = contact.grant.dialogs.iter().any(|dialog| {
-            self.presence.notifiers.get(*dialog).is_some_and(|notifier| notifier.poll.is_some() && notifier.end.is_none())
+            self.presence
+                .notifiers
+                .get(*dialog)
+                .is_some_and(|notifier| notifier.poll.is_some() && notifier.end.is_none())
         });
         let is_active = contact.grant.state == Authorization::Active;
         if !is_active && !is_polled {
@@ -470,7 +477,9 @@ impl Gateway {
                 self.presence.plan(key, Task::ProbeOver, cx.now.after(PROBE_WAIT));
                 self.plan_check(cx, key);
             }
-            Err(crate::xmpp::server::Refused::Overload) => self.presence.plan(key, Task::Probe, cx.now.after(ROOM_RETRY)),
+            Err(crate::xmpp::server::Refused::Overload) => {
+                self.presence.plan(key, Task::Probe, cx.now.after(ROOM_RETRY))
+            }
             Err(_) => {
                 self.unknown(cx, key);
                 self.presence.plan(key, Task::Probe, cx.now.after(back_off(cx, 1)));
@@ -525,7 +534,8 @@ impl Gateway {
         let is_active = contact.grant.state == Authorization::Active;
         let has_state = contact.grant.is_known && (is_active || notifier.poll.is_some());
         let interval = STATE_INTERVAL.max(Duration::from_secs(u64::from(self.settings.presence.min_interval_s)));
-        let throttled = notifier.last_state.filter(|_| has_state && notifier.end.is_none()).map(|at| at.after(interval));
+        let throttled =
+            notifier.last_state.filter(|_| has_state && notifier.end.is_none()).map(|at| at.after(interval));
         if let Some(at) = [throttled, notifier.hold].into_iter().flatten().max().filter(|at| *at > cx.now) {
             return self.presence.arm_notifier(key, Some(at));
         }
@@ -628,9 +638,8 @@ impl Gateway {
     /// unless he watches him and knows better.
     fn say_watcher_gone(&mut self, cx: &mut Cx<'_>, key: Key) {
         let Some(contact) = self.presence.contacts.get(key) else { return };
-        let lives = |dialog: &Key| {
-            self.presence.notifiers.get(*dialog).is_some_and(|n| n.end.is_none() && n.poll.is_none())
-        };
+        let lives =
+            |dialog: &Key| self.presence.notifiers.get(*dialog).is_some_and(|n| n.end.is_none() && n.poll.is_none());
         let is_shown = contact.watch.shown.iter().any(|shown| shown.is_available);
         if self.ending || is_shown || contact.grant.dialogs.iter().any(lives) {
             return;

@@ -135,7 +135,11 @@ impl Gateway {
     }
 
     /// Presence for one of our domains itself: the answer to a probe of ours.
-    fn presence_for_domain(&mut self, cx: &mut Cx<'_>, stanza: &Stanza<'_>) -> Result<Option<u64>, StanzaError<'static>> {
+    fn presence_for_domain(
+        &mut self,
+        cx: &mut Cx<'_>,
+        stanza: &Stanza<'_>,
+    ) -> Result<Option<u64>, StanzaError<'static>> {
         match stanza.type_ {
             None => self.user_is_online(cx, stanza.from.bare(), stanza.to.domain()),
             Some("subscribe") => {

@@ -2,9 +2,9 @@
 //! shown, and the dialogs of SIP watchers, who do not know that we were gone. A record is
 //! the whole state of one pair; a later one takes the place of an earlier one.
 
+use super::RESTART_SPREAD_MS;
 use super::grant::{CSEQ_BEYOND, restored_until};
 use super::table::{Authorization, Notifier, Shown, Task};
-use super::RESTART_SPREAD_MS;
 use crate::base::counters::Counter;
 use crate::base::cx::Cx;
 use crate::base::slab::Key;
@@ -119,7 +119,11 @@ impl Gateway {
         let record = octets.strip_prefix(&[VERSION]).and_then(|rest| postcard::from_bytes::<Record<'_>>(rest).ok());
         let users = record.as_ref().and_then(|r| Some((Jid::parse(r.sip).ok()?, Jid::parse(r.xmpp).ok()?)));
         let (Some(record), Some((sip, xmpp))) = (record, users) else {
-            cx.refuse(Counter::RecordRefused, "presence.record-refused", format_args!("side=ours octets={}", octets.len()));
+            cx.refuse(
+                Counter::RecordRefused,
+                "presence.record-refused",
+                format_args!("side=ours octets={}", octets.len()),
+            );
             return;
         };
         if let Some(old) = self.presence.find(sip.bare(), xmpp.bare()) {
@@ -198,11 +202,7 @@ impl Gateway {
     }
 
     /// Records of up to 64 contacts from slot `from` on; the answer says where to go on.
-    pub(in crate::gateway) fn snapshot_records(
-        &self,
-        from: u32,
-        record: &mut dyn FnMut(&[u8]),
-    ) -> Option<u32> {
+    pub(in crate::gateway) fn snapshot_records(&self, from: u32, record: &mut dyn FnMut(&[u8])) -> Option<u32> {
         const SLICE: u32 = 64;
         let (now, wall) = self.presence.clock;
         let to = from.saturating_add(SLICE);

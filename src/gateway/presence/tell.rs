@@ -279,11 +279,7 @@ impl Gateway {
         cx.refuse(
             Counter::PresenceUndelivered,
             "presence.undelivered",
-            format_args!(
-                "side=xmpp from={} to={} cause={why:?}",
-                self.named(sip.as_str()),
-                self.named(xmpp.as_str()),
-            ),
+            format_args!("side=xmpp from={} to={} cause={why:?}", self.named(sip.as_str()), self.named(xmpp.as_str()),),
         );
         let probe_is_open = self.presence.planned(key, Task::ProbeOver).is_some();
         let Some(contact) = self.presence.contacts.get_mut(key) else { return };

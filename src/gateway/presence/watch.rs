@@ -5,9 +5,7 @@
 use super::document::{self, Fault};
 use super::state::Resource;
 use super::table::{Authorization, Contact, DialogKey, NoRoom, Phase, Subscriber, Task};
-use super::{
-    Headers, ROOM_RETRY, back_off, failure_in_words, give, refusal_in_words, subscriber_ticket,
-};
+use super::{Headers, ROOM_RETRY, back_off, failure_in_words, give, refusal_in_words, subscriber_ticket};
 use crate::base::counters::Counter;
 use crate::base::cx::Cx;
 use crate::base::slab::Key;
@@ -124,7 +122,10 @@ impl Gateway {
         }
         let is_contact = self.is_contact(&sip, &xmpp);
         if let Err(denied) = self.routes.from_xmpp(&self.settings, xmpp.domain(), sip.domain(), is_contact) {
-            cx.debug("presence.probe-denied", format_args!("from={} cause={}", self.named(xmpp.as_str()), denied.reason()));
+            cx.debug(
+                "presence.probe-denied",
+                format_args!("from={} cause={}", self.named(xmpp.as_str()), denied.reason()),
+            );
             self.say_unsubscribed_to(cx, &sip, &xmpp);
             return Ok(None);
         }
@@ -720,10 +721,13 @@ impl Gateway {
     /// from another fork, and makes a dialog of its own (REQ-8048-13).
     fn subscriber_of(&mut self, now: Instant, message: &sip::message::Message<'_>, from: &Jid) -> Option<Key> {
         let ours = self.presence.dialogs(message.call_id(), message.to().tag?);
-        let subscribers = || ours.iter().filter_map(|key| if let DialogKey::Subscriber(key) = key { Some(*key) } else { None });
+        let subscribers =
+            || ours.iter().filter_map(|key| if let DialogKey::Subscriber(key) = key { Some(*key) } else { None });
         let tag = message.from().tag?;
-        let known = subscribers().find(|key| self.presence.subscribers.get(*key).is_some_and(|s| s.dialog.remote_tag() == tag));
-        let open = subscribers().find(|key| self.presence.subscribers.get(*key).is_some_and(|s| s.dialog.remote_tag().is_empty()));
+        let known =
+            subscribers().find(|key| self.presence.subscribers.get(*key).is_some_and(|s| s.dialog.remote_tag() == tag));
+        let open = subscribers()
+            .find(|key| self.presence.subscribers.get(*key).is_some_and(|s| s.dialog.remote_tag().is_empty()));
         let first = subscribers().next()?;
         // Whoever is no server of the contact's domain is not in the dialog.
         let contact = self.presence.subscribers.get(first)?.contact;

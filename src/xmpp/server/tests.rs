@@ -348,6 +348,7 @@ impl World {
                     self.nodes[node].events.push(format!("undelivered {} {why:?}", ticket.0.index()));
                 }
                 Event::Stanza { .. } => panic!("stanzas come by receive"),
+                Event::Lost { .. } => {}
             }
         }
     }
@@ -559,6 +560,7 @@ impl Script {
                     self.node.events.push(format!("undelivered {} {why:?}", ticket.0.index()));
                 }
                 Event::Stanza { .. } => panic!("stanzas come by receive"),
+                Event::Lost { .. } => {}
             }
         }
         self.node.server.check_invariants();
