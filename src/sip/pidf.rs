@@ -341,23 +341,22 @@ fn priority_text(thousandths: u16) -> String {
 /// The octets as UTF-8. UTF-16 is told by its byte order mark, or, since no XML begins
 /// with it otherwise, by the NUL beside the first `<` (XML 1.0 appendix F).
 fn to_utf8(octets: &[u8]) -> Result<Cow<'_, [u8]>, Malformed> {
-    const BAD: Malformed = Malformed { cause: "not UTF-16" };
-    let (rest, unit): (&[u8], fn([u8; 2]) -> u16) = match octets {
-        [0xFE, 0xFF, rest @ ..] => (rest, u16::from_be_bytes),
-        [0xFF, 0xFE, rest @ ..] => (rest, u16::from_le_bytes),
-        [0, b'<', ..] => (octets, u16::from_be_bytes),
-        [b'<', 0, ..] => (octets, u16::from_le_bytes),
+    let text = match octets {
+        [0xFE, 0xFF, rest @ ..] => utf16(rest, u16::from_be_bytes)?,
+        [0xFF, 0xFE, rest @ ..] => utf16(rest, u16::from_le_bytes)?,
+        [0, b'<', ..] => utf16(octets, u16::from_be_bytes)?,
+        [b'<', 0, ..] => utf16(octets, u16::from_le_bytes)?,
         _ => return Ok(octets.into()),
     };
-    let (pairs, odd) = rest.as_chunks::<2>();
-    if !odd.is_empty() {
-        return Err(BAD);
-    }
-    let text: Result<String, _> = char::decode_utf16(pairs.iter().map(|pair| unit(*pair))).collect();
-    let text = text.map_err(|_| BAD)?;
     // It would say that the text is in UTF-16, which it is no longer.
     let declared = if text.starts_with("<?xml ") { text.find("?>").map_or(0, |at| at + 2) } else { 0 };
     Ok(text.into_bytes().split_off(declared).into())
+}
+
+fn utf16(octets: &[u8], unit: impl Fn([u8; 2]) -> u16) -> Result<String, Malformed> {
+    let (pairs, odd) = octets.as_chunks::<2>();
+    let text: Result<String, _> = char::decode_utf16(pairs.iter().map(|pair| unit(*pair))).collect();
+    text.ok().filter(|_| odd.is_empty()).ok_or(Malformed { cause: "not UTF-16" })
 }
 
 /// The notes of PIDF that an element holds.
@@ -442,7 +441,7 @@ mod tests {
         Document::parse(octets, &mut Tree::new()).err().map(|malformed| malformed.cause)
     }
 
-    fn utf16(text: &str, unit: fn(u16) -> [u8; 2]) -> Vec<u8> {
+    fn to_utf16(text: &str, unit: fn(u16) -> [u8; 2]) -> Vec<u8> {
         text.encode_utf16().flat_map(unit).collect()
     }
 
@@ -526,10 +525,10 @@ mod tests {
         let text = "<?xml version='1.0' encoding='UTF-16'?><presence xmlns='urn:ietf:params:xml:ns:pidf' \
             entity='pres:b\u{FC}ro@voip.example'><note>\u{1F319}</note></presence>";
         for octets in [
-            [b"\xFE\xFF".to_vec(), utf16(text, u16::to_be_bytes)].concat(),
-            [b"\xFF\xFE".to_vec(), utf16(text, u16::to_le_bytes)].concat(),
-            utf16(text, u16::to_be_bytes),
-            utf16(text, u16::to_le_bytes),
+            [b"\xFE\xFF".to_vec(), to_utf16(text, u16::to_be_bytes)].concat(),
+            [b"\xFF\xFE".to_vec(), to_utf16(text, u16::to_le_bytes)].concat(),
+            to_utf16(text, u16::to_be_bytes),
+            to_utf16(text, u16::to_le_bytes),
         ] {
             let mut tree = Tree::new();
             let document = Document::parse(&octets, &mut tree).expect("a document");
@@ -537,7 +536,7 @@ mod tests {
             assert_eq!(document.notes().map(Note::text).collect::<Vec<_>>(), ["\u{1F319}"]);
             assert_eq!(refused(&octets[..octets.len() - 1]), Some("not UTF-16"));
         }
-        let lone = [b"\xFE\xFF".to_vec(), utf16(text, u16::to_be_bytes), vec![0xD8, 0]].concat();
+        let lone = [b"\xFE\xFF".to_vec(), to_utf16(text, u16::to_be_bytes), vec![0xD8, 0]].concat();
         assert_eq!(refused(&lone), Some("not UTF-16"));
         // What says that it is in UTF-16 and is not.
         assert!(refused(text.as_bytes()).is_some());
@@ -671,7 +670,7 @@ mod tests {
             "<!DOCTYPE presence PUBLIC '-//IETF//DTD RFCxxxx XPIDF 1.0//EN' 'xpidf.dtd'><presence/>".to_owned(),
         ] {
             assert!(refused(text.as_bytes()).is_some(), "{text}");
-            let wide = [b"\xFF\xFE".to_vec(), utf16(&text, u16::to_le_bytes)].concat();
+            let wide = [b"\xFF\xFE".to_vec(), to_utf16(&text, u16::to_le_bytes)].concat();
             assert!(refused(&wide).is_some(), "{text}");
         }
     }
@@ -693,16 +692,16 @@ mod tests {
         assert_eq!(refused(long(PIDF_OCTETS_MAX).as_bytes()), None);
         assert!(refused(long(PIDF_OCTETS_MAX + 1).as_bytes()).is_some());
         assert!(refused(long(1 << 20).as_bytes()).is_some());
-        assert!(refused(&utf16(&long(PIDF_OCTETS_MAX), u16::to_be_bytes)).is_some());
+        assert!(refused(&to_utf16(&long(PIDF_OCTETS_MAX), u16::to_be_bytes)).is_some());
         // Every unit takes three octets in UTF-8.
         let dense = document(&format!("<note>{}</note>", "\u{4E00}".repeat(25_000)));
-        assert!(refused(&utf16(&dense, u16::to_be_bytes)).is_some());
+        assert!(refused(&to_utf16(&dense, u16::to_be_bytes)).is_some());
     }
 
     #[test]
     fn a_document_cut_at_any_octet_is_refused() {
         let whole = document("<tuple id='a'><status><basic>open</basic></status><note>\u{FC}&amp;</note></tuple>");
-        let wide = [b"\xFF\xFE".to_vec(), utf16(&whole, u16::to_le_bytes)].concat();
+        let wide = [b"\xFF\xFE".to_vec(), to_utf16(&whole, u16::to_le_bytes)].concat();
         for whole in [whole.into_bytes(), wide] {
             assert_eq!(refused(&whole), None);
             for end in 0..whole.len() {
