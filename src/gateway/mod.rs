@@ -14,6 +14,7 @@ pub mod message;
 pub mod outgoing;
 pub mod pending;
 pub mod presence;
+pub mod report;
 pub mod route;
 pub mod service;
 pub mod uas;

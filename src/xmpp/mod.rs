@@ -3,7 +3,7 @@
 //! [`framer`] finds where the next piece of a stream ends, [`crate::base::xml`] reads it,
 //! [`stanza`] says what it means. [`jid`] holds addresses, [`ns`] the namespaces,
 //! [`stream_error`] the conditions a stream ends with, [`disco`] what is told about
-//! ourselves.
+//! ourselves, [`status`] what the operator is told about a partner.
 
 mod answerer;
 mod component;
@@ -19,5 +19,6 @@ mod route;
 mod routing;
 pub mod server;
 pub mod stanza;
+pub mod status;
 mod stream;
 pub mod stream_error;

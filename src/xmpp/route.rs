@@ -107,6 +107,11 @@ impl Route {
         }
     }
 
+    /// Is a stream of ours on its way?
+    pub(super) fn is_opening(&self) -> bool {
+        matches!(self.stage, Stage::Locating | Stage::Opening(_))
+    }
+
     /// Does it lead to the server of a component?
     pub(super) fn is_component(&self) -> bool {
         self.theirs.is_empty()
@@ -155,8 +160,7 @@ impl Route {
     /// When something has to happen here if nothing else does before.
     pub(super) fn deadline(&self, establishment: Duration) -> Option<Instant> {
         let waiting = self.queue.front().map(|stanza| stanza.since.after(STANZA_WAIT_MAX));
-        let attempt =
-            matches!(self.stage, Stage::Locating | Stage::Opening(_)).then(|| self.since.after(establishment));
+        let attempt = self.is_opening().then(|| self.since.after(establishment));
         let joining = self.joining.map(|(_, since)| since.after(JOIN_MAX));
         let blocked = self.blocked.map(|(until, _)| until);
         let suspended = self.suspended.as_ref().map(|suspended| suspended.until);

@@ -1,0 +1,61 @@
+//! What a console is told of the gateway: plain values, made when they are asked for
+//! and kept by nobody. How they look is the business of whoever shows them; foreign
+//! text in them is as it came and has to be escaped there.
+
+use super::Gateway;
+use crate::base::time::Instant;
+use core::time::Duration;
+
+/// Two people who may see each other's presence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contact {
+    /// The one on the SIP side.
+    pub sip: String,
+    /// The one on the XMPP side.
+    pub xmpp: String,
+    /// What the XMPP side sees of the SIP side.
+    pub xmpp_watches: Direction,
+    /// What the SIP side sees of the XMPP side.
+    pub sip_watches: Direction,
+}
+
+/// One of them watching the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Direction {
+    /// How far it is: `none`, `pending` or `active`.
+    pub state: &'static str,
+    /// SIP dialogs that carry it.
+    pub dialogs: u32,
+    /// What the watcher was last told, such as `tisch4 open away`; empty for nothing.
+    pub peer_believes: String,
+    /// How long ago the last change came in.
+    pub last_in: Option<Duration>,
+    /// How long ago the last change was told.
+    pub last_out: Option<Duration>,
+    /// In how much time it is refreshed.
+    pub next_refresh: Option<Duration>,
+    /// What failed last, and on which side.
+    pub problem: Option<String>,
+}
+
+impl Gateway {
+    /// Contacts, a slice at a time: `each` gets at most
+    /// [`crate::limits::CONSOLE_CONTACTS_PER_SLICE_MAX`], beginning at `from`, 0 at
+    /// first; the answer says where the next slice begins, `None` after the last. Who
+    /// comes or goes between two slices may be left out.
+    pub fn contacts(&self, now: Instant, from: u32, each: &mut dyn FnMut(Contact)) -> Option<u32> {
+        let _ = (now, from, each);
+        None
+    }
+
+    /// What is known of two people, whichever of them is named first.
+    pub fn contact(&self, now: Instant, a: &str, b: &str) -> Option<Contact> {
+        let _ = (now, a, b);
+        None
+    }
+
+    /// Whether streams to and from the partner are up, in words.
+    pub fn partner_state(&self, domain: &str) -> String {
+        self.xmpp.partner_state(domain).to_string()
+    }
+}
