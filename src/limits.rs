@@ -117,10 +117,10 @@ pub const NOTIFIERS_MAX: usize = CONTACTS_MAX + 10_000;
 pub const NOTIFIERS_PER_CONTACT_MAX: usize = 8;
 /// Clients of one user whose presence is kept; what is said of more is dropped.
 pub const RESOURCES_MAX: usize = 16;
-/// Octets of all texts that contacts and their dialogs hold: 512 for each contact.
-pub const PRESENCE_OCTETS_MAX: usize = 24 * 1024 * 1024;
+/// Octets of all texts that contacts and their dialogs hold: 419 for each contact.
+pub const PRESENCE_OCTETS_MAX: usize = 20 * 1024 * 1024;
 /// Memory of the fixed parts of a contact with one dialog, and of what leads to them.
-pub const CONTACT_OCTETS: usize = 640;
+pub const CONTACT_OCTETS: usize = 560;
 /// Shortest life of a presence dialog that is granted, in seconds; below it 423.
 pub const SUBSCRIBE_EXPIRES_MIN_S: u32 = 60;
 /// Pairs of users remembered whom SIP refused.
@@ -158,6 +158,20 @@ pub const CONFIG_SLOT_OCTETS: usize = 256 * 1024;
 pub const CONFIG_STATEMENTS_MAX: usize = 8192;
 /// Listeners of all kinds; their places are the numbers of `ListenerId`.
 pub const LISTENERS_MAX: usize = 32;
+
+/// Consoles at one time.
+pub const CONSOLES_MAX: usize = 8;
+/// Longest line a console may send, in octets, without its end.
+pub const CONSOLE_LINE_OCTETS_MAX: usize = 4 * 1024;
+/// Most octets of an answer that are made at once; the next are made when these have
+/// left.
+pub const CONSOLE_SLICE_OCTETS_MAX: usize = 16 * 1024;
+/// Most contacts looked at for one slice of an answer: their rows, of some hundred
+/// octets each, about fill it.
+pub const CONSOLE_CONTACTS_PER_SLICE_MAX: usize = 128;
+/// Longest address a console shows whole: the longest user part (RFC 7622) at the longest
+/// domain of the DNS. A row of two, each octet escaped by four, fits into a slice.
+pub const CONSOLE_ADDRESS_OCTETS_MAX: usize = 1023 + 1 + 253;
 
 /// Octets that may wait to be sent on one link; beyond it the peer does not read.
 pub const LINK_SEND_OCTETS_MAX: usize = 512 * 1024;
@@ -199,9 +213,10 @@ pub const MEMORY_MAX: usize = SIP_TRANSACTION_OCTETS_MAX
     + DNS_CACHE_OCTETS_MAX
     + PRESENCE_OCTETS_MAX
     + CONTACTS_MAX * CONTACT_OCTETS
+    + CONSOLES_MAX * (2 * CONSOLE_LINE_OCTETS_MAX + 3 * CONSOLE_SLICE_OCTETS_MAX)
     + (SIP_SERVER_TRANSACTIONS_MAX + SIP_CLIENT_TRANSACTIONS_MAX + PENDING_MAX + DELIVERED_REMEMBERED_MAX) * 512;
 
 /// The smallest board has 128 MiB, of which the system takes less than ten: what is left
-/// beyond this is for the kernel's own buffers. Contacts have 56 MiB of it, and only a
+/// beyond this is for the kernel's own buffers. Contacts have 47 MiB of it, and only a
 /// site with 50,000 of them, each saying much about himself, comes near.
-const _: () = assert!(MEMORY_MAX <= 120 * 1024 * 1024);
+const _: () = assert!(MEMORY_MAX <= 112 * 1024 * 1024);
