@@ -3,7 +3,7 @@
 //! usage.
 
 use super::tls::Unusable;
-use super::{demo, serve, store};
+use super::{console, demo, serve, store};
 use crate::appliance::commands;
 use crate::appliance::config::{self, Secrets};
 use crate::appliance::grammar::{self, Verb};
@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: latimer serve --config FILE [--state DIR] [--control SOCKET]
+       latimer console [--control SOCKET]
        latimer config load TEXT --config FILE
        latimer config show --config FILE [--secrets]
        latimer config check TEXT
@@ -22,7 +23,8 @@ usage: latimer serve --config FILE [--state DIR] [--control SOCKET]
        latimer --version
 
 TEXT is a file of `set` lines, or - for standard input; FILE is the configuration
-that `config load` makes of it.
+that `config load` makes of it; SOCKET is where consoles reach the running gateway:
+latimer.sock in DIR for `serve`, in /var/lib/latimer for `console`.
 ";
 
 /// What is asked for.
@@ -32,7 +34,7 @@ enum Command {
     Load { text: PathBuf, config: PathBuf },
     Show { config: PathBuf, secrets: Secrets },
     Check { text: PathBuf },
-    Console,
+    Console(console::Options),
     Demo(demo::Options),
     Version,
     Help,
@@ -84,7 +86,8 @@ fn parse(mut arguments: lexopt::Parser) -> Result<Command, lexopt::Error> {
         ["serve"] => {
             let config = needs_config()?;
             let state = state.unwrap_or_else(|| store::folder_of(&config));
-            (Command::Serve(serve::Options { config, state }), &["--config", "--state", "--control"])
+            let control = control.unwrap_or_else(|| state.join("latimer.sock"));
+            (Command::Serve(serve::Options { config, state, control }), &["--config", "--state", "--control"])
         }
         ["config", "load", text] => (Command::Load { text: text.into(), config: needs_config()? }, &["--config"]),
         ["config", "show"] => {
@@ -93,15 +96,15 @@ fn parse(mut arguments: lexopt::Parser) -> Result<Command, lexopt::Error> {
         }
         ["config", "check", text] => (Command::Check { text: text.into() }, &[]),
         ["demo"] => (Command::Demo(demo::Options { sip, xmpp, once }), &["--sip", "--xmpp", "--once"]),
-        ["console"] => (Command::Console, &["--control"]),
+        ["console"] => {
+            let control = control.unwrap_or_else(|| console::CONTROL_DEFAULT.into());
+            (Command::Console(console::Options { control }), &["--control"])
+        }
         [] => return Err("a command is missing".into()),
         ["config"] => return Err("config: load, show or check is missing".into()),
         ["config", "load" | "check"] => return Err("the TEXT to read is missing".into()),
         other => return Err(format!("no such command: {}", other.join(" ")).into()),
     };
-    // Consoles are not served by this version: the place of their socket is taken
-    // and not used.
-    drop(control);
     match given.iter().find(|option| !known.contains(option)) {
         Some(option) => Err(format!("{option} does not belong to this command").into()),
         None => Ok(command),
@@ -114,7 +117,7 @@ fn carry_out(command: Command) -> Result<(), String> {
         Command::Load { text, config } => load(&text, &config),
         Command::Show { config, secrets } => show(&config, secrets),
         Command::Check { text } => check(&text),
-        Command::Console => Err("latimer: console: not in this version\n".into()),
+        Command::Console(options) => console::run(&options).map_err(|e| format!("latimer: console: {e}\n")),
         Command::Demo(options) => {
             let arrived =
                 serve::seed().and_then(|seed| demo::run(options, seed)).map_err(|e| format!("latimer: {e}\n"))?;
@@ -211,9 +214,15 @@ mod tests {
     #[test]
     fn each_command_has_its_options() {
         let config = PathBuf::from("etc/latimer.conf");
-        let serve = |state: &str| Command::Serve(serve::Options { config: config.clone(), state: state.into() });
-        assert_eq!(parsed("serve --config etc/latimer.conf"), Ok(serve("etc")));
-        assert_eq!(parsed("serve --state=/var --config etc/latimer.conf --control s"), Ok(serve("/var")));
+        let serve = |state: &str, control: &str| {
+            Command::Serve(serve::Options { config: config.clone(), state: state.into(), control: control.into() })
+        };
+        assert_eq!(parsed("serve --config etc/latimer.conf"), Ok(serve("etc", "etc/latimer.sock")));
+        assert_eq!(parsed("serve --state=/var --config etc/latimer.conf"), Ok(serve("/var", "/var/latimer.sock")));
+        assert_eq!(parsed("serve --state=/var --config etc/latimer.conf --control s"), Ok(serve("/var", "s")));
+        let console = |control: &str| Command::Console(console::Options { control: control.into() });
+        assert_eq!(parsed("console"), Ok(console("/var/lib/latimer/latimer.sock")));
+        assert_eq!(parsed("console --control s"), Ok(console("s")));
         assert_eq!(
             parsed("config load - --config etc/latimer.conf"),
             Ok(Command::Load { text: "-".into(), config: config.clone() })
@@ -231,6 +240,8 @@ mod tests {
         for (line, what) in [
             ("", "a command is missing"),
             ("serve", "--config FILE is missing"),
+            ("console --config x", "--config does not belong"),
+            ("console now", "no such command: console now"),
             ("dance", "no such command: dance"),
             ("config", "load, show or check is missing"),
             ("config check", "TEXT to read is missing"),

@@ -1,6 +1,7 @@
 //! The only folder that touches sockets, files, devices and the clock.
 //!
 //! - [`cli`]: the command line; [`serve`]: from the configuration to the loop.
+//! - [`control`]: the socket for consoles; [`console`]: the terminal at its other end.
 //! - [`demo`]: a conversation over real sockets, to be looked at.
 //! - [`reactor`]: one loop: wait, read, handle, carry out, flush.
 //! - [`listener`]: sockets that take connections or datagrams.
@@ -9,6 +10,8 @@
 //! - [`store`]: files; [`log`]: lines on standard error and to syslog collectors.
 
 pub mod cli;
+pub mod console;
+pub mod control;
 pub mod demo;
 pub mod link;
 pub mod listener;

@@ -13,10 +13,12 @@
 //! kernel by their slot, so an event for a link that is gone is at worst a needless
 //! look at its successor.
 
+use super::control::{self, Control};
 use super::link::{Fault, Input as Found, Link};
 use super::listener::{Listeners, Socket};
 use super::log::{Log, Quoted};
 use super::tls::{self, Tls};
+use crate::appliance::console::Live;
 use crate::base::certificate::PeerCertificate;
 use crate::base::counters::{Counter, Counters};
 use crate::base::cx::Cx;
@@ -27,6 +29,7 @@ use crate::base::slab::{Key, Slab};
 use crate::base::text::Escaped;
 use crate::base::time::{Instant, Wall};
 use crate::base::timers::Timers;
+use crate::gateway::Gateway;
 use crate::gateway::input::Input;
 use crate::limits::{
     ACCEPTS_PER_TURN_MAX, DATAGRAMS_PER_TURN_MAX, HANDSHAKES_PER_TURN_MAX, LINK_CONNECT_TIME_MAX_S,
@@ -40,6 +43,7 @@ use mio::{Events, Poll, Token};
 use signal_hook_mio::v1_0::Signals;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::path::Path;
 
 /// Octets read from a link at once: one TLS record.
 const READ_OCTETS: usize = 16 * 1024;
@@ -54,6 +58,8 @@ const EVENTS_MAX: usize = 256;
 const ACCEPT_REST: Duration = Duration::from_secs(1);
 /// The event source of signals; links and listeners count up from 0.
 const SIGNALS: Token = Token(usize::MAX);
+/// The first event source of consoles.
+const CONSOLES: usize = SIGNALS.0 - control::TOKENS;
 
 /// Where events go: the gateway's door.
 pub type Handler<'a> = dyn FnMut(&mut Cx<'_>, Input<'_>) -> usize + 'a;
@@ -89,6 +95,8 @@ pub struct Reactor {
     held: usize,
     /// Until when nothing is accepted: descriptors ran out.
     accept_rests: Option<Instant>,
+    /// The consoles and their socket, if it could be opened.
+    control: Option<Control>,
 }
 
 /// Something to tell the gateway.
@@ -139,6 +147,7 @@ impl Reactor {
             buffer: vec![0; DATAGRAM_OCTETS_MAX],
             held: 0,
             accept_rests: None,
+            control: None,
         })
     }
 
@@ -155,6 +164,21 @@ impl Reactor {
     /// an error, which names the address and the cause, all is as before.
     pub fn listen(&mut self, wanted: &[Listener]) -> Result<(), String> {
         self.listeners.change(self.poll.registry(), LINKS_MAX, wanted)
+    }
+
+    /// Opens the socket for consoles; they are served by [`Self::serve_consoles`].
+    pub fn open_control(&mut self, path: &Path) -> Result<(), String> {
+        self.control = Some(Control::open(path, self.poll.registry(), CONSOLES)?);
+        Ok(())
+    }
+
+    /// Answers what consoles asked: after each turn.
+    pub fn serve_consoles(&mut self, gateway: &Gateway, version: &str) {
+        let Some(control) = &mut self.control else { return };
+        let live = Live { gateway, counters: &self.count, now: self.now, version };
+        for _ in 0..control.turn(self.poll.registry(), &live) {
+            self.count.add(Counter::AcceptRefused);
+        }
     }
 
     /// Uses other certificates for sessions from now on.
@@ -292,6 +316,7 @@ impl Reactor {
         let more = !self.to_read.is_empty()
             || !self.to_confirm.is_empty()
             || !self.reports.is_empty()
+            || self.control.as_ref().is_some_and(Control::has_work)
             || (self.accept_rests.is_none() && self.listeners.any_ready());
         if more {
             return Some(Duration::ZERO);
@@ -311,6 +336,8 @@ impl Reactor {
             let Token(place) = event.token();
             if event.token() == SIGNALS {
                 asked = self.take_signals();
+            } else if let Some(place) = place.checked_sub(CONSOLES) {
+                self.control.iter_mut().for_each(|control| control.set_ready(place, event));
             } else if place >= LINKS_MAX {
                 self.listeners.set_ready(place - LINKS_MAX);
             } else if let Some(key) = self.links.key_at(place as u32) {

@@ -40,6 +40,8 @@ pub struct Options {
     pub config: PathBuf,
     /// `--state`: the folder of what must survive a restart.
     pub state: PathBuf,
+    /// `--control`: the socket for consoles.
+    pub control: PathBuf,
 }
 
 /// Serves until it is told to end. The error is a sentence for the operator.
@@ -137,6 +139,14 @@ impl Server {
         }
         let settings = complete(config.settings);
         reactor.listen(&settings.listeners)?;
+        // Messages pass without anybody watching.
+        if let Err(cause) = reactor.open_control(&options.control) {
+            reactor.say(
+                Level::Warn,
+                "control.not-open",
+                format_args!("side=ours cause={} effect=no-consoles", Quoted(&cause)),
+            );
+        }
         Ok(Self { gateway: Gateway::new(settings, &secret.octets), reactor, generation })
     }
 
@@ -158,7 +168,9 @@ impl Server {
 
     fn turn(&mut self) -> Result<super::reactor::Asked, String> {
         let Self { reactor, gateway, .. } = self;
-        reactor.turn(gateway.deadline(), &mut |cx, input| gateway.handle(cx, input)).map_err(|e| failed(&e))
+        let asked = reactor.turn(gateway.deadline(), &mut |cx, input| gateway.handle(cx, input));
+        reactor.serve_consoles(gateway, VERSION);
+        asked.map_err(|e| failed(&e))
     }
 
     /// Takes over the configuration file as it is now, or keeps all as it was.
@@ -233,6 +245,7 @@ impl Server {
             let Self { reactor, gateway, .. } = self;
             let soon = gateway.deadline().map_or(until, |at| at.min(until));
             reactor.turn(Some(soon), &mut |cx, input| gateway.handle(cx, input)).map_err(|e| failed(&e))?;
+            reactor.serve_consoles(gateway, VERSION);
         }
         Ok(())
     }
@@ -277,7 +290,8 @@ mod tests {
         fn new(name: &str, text: &str) -> Self {
             let state = std::env::temp_dir().join(format!("latimer-serve-{}-{name}", std::process::id()));
             std::fs::create_dir_all(&state).expect("a folder");
-            let it = Self(Options { config: state.join("latimer.conf"), state });
+            let control = state.join("latimer.sock");
+            let it = Self(Options { config: state.join("latimer.conf"), state, control });
             it.load(text);
             it
         }
@@ -346,7 +360,9 @@ mod tests {
         std::fs::write(&folder.0.config, b"").expect("written");
         let error = Server::start(&folder.0).err().expect("nothing to obey");
         assert!(error.contains("empty"), "{error}");
-        let missing = Options { config: "/nonexistent/latimer.conf".into(), state: "/nonexistent".into() };
+        let nowhere = std::path::Path::new("/nonexistent");
+        let [config, control] = ["latimer.conf", "latimer.sock"].map(|name| nowhere.join(name));
+        let missing = Options { config, state: nowhere.into(), control };
         let error = Server::start(&missing).err().expect("no file");
         assert!(error.starts_with("cannot read /nonexistent/latimer.conf"), "{error}");
     }
@@ -371,5 +387,37 @@ mod tests {
         let begun = std::time::Instant::now();
         server.end().expect("a clean end");
         assert!(begun.elapsed() < Duration::from_millis(4900));
+    }
+
+    #[test]
+    fn a_console_is_answered_by_the_gateway_that_runs() {
+        use std::io::{Read, Write};
+        let folder = Folder::new("console", TEXT);
+        let mut server = Server::start(&folder.0).expect("a start");
+        let mut console = std::os::unix::net::UnixStream::connect(&folder.0.control).expect("it listens");
+        console.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        console.write_all(b"show version\nshow contact a b\nshow contacts\n").expect("room");
+        console.shutdown(std::net::Shutdown::Write).expect("a shutdown");
+        let heard = std::thread::spawn(move || {
+            let mut text = String::new();
+            console.read_to_string(&mut text).map(|_| text)
+        });
+        while !heard.is_finished() {
+            let soon = server.reactor.now().after(Duration::from_millis(50));
+            server.turn_until(soon, |_| false).expect("a turn");
+        }
+        let text = heard.join().expect("no panic").expect("an answer");
+        assert!(text.starts_with(&format!(" latimer {VERSION}\n+\n-a and b are no contacts")), "{text}");
+        assert!(text.ends_with(" 0 contacts shown\n+\n"), "{text}");
+        server.end().expect("a clean end");
+        assert!(!folder.0.control.exists());
+    }
+
+    #[test]
+    fn a_socket_that_cannot_be_opened_keeps_nobody_from_writing() {
+        let mut folder = Folder::new("no-console", TEXT);
+        folder.0.control = "/nonexistent/latimer.sock".into();
+        let server = Server::start(&folder.0).expect("a start");
+        TcpStream::connect(address(&server)).expect("it listens");
     }
 }
