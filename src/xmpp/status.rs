@@ -60,7 +60,7 @@ impl fmt::Display for PartnerState {
             write!(f, ", {} being opened", self.opening)?;
         }
         if self.waiting > 0 {
-            write!(f, ", {} stanzas wait", self.waiting)?;
+            write!(f, ", stanzas that wait: {}", self.waiting)?;
         }
         match self.blocked {
             Some(why) => write!(f, ", not tried again for a moment: {}", in_words(why)),
@@ -89,7 +89,7 @@ mod tests {
     fn what_there_is_of_a_partner_is_said_and_nothing_else() {
         assert_eq!(PartnerState::default().to_string(), "no stream");
         let state = PartnerState { incoming: 2, outgoing: 1, waiting: 3, ..PartnerState::default() };
-        assert_eq!(state.to_string(), "streams: 2 in, 1 out, 3 stanzas wait");
+        assert_eq!(state.to_string(), "streams: 2 in, 1 out, stanzas that wait: 3");
         let state = PartnerState { opening: 1, blocked: Some(Undelivered::Timeout), ..PartnerState::default() };
         assert_eq!(
             state.to_string(),

@@ -387,3 +387,23 @@ fn the_domain_of_a_component_is_not_served_between_servers() {
     assert!(answer.contains("host-unknown"), "{answer}");
     assert_eq!(s.send("hello").map(|_| ()), Ok(()), "a.example goes the other way");
 }
+
+#[test]
+fn the_operator_is_told_how_the_streams_with_a_partner_are() {
+    let mut w = World::standard();
+    let state = |w: &World, node: usize, domain: &str| w.nodes[node].server.partner_state(domain).to_string();
+    assert_eq!(state(&w, A, THEIRS), "no stream");
+    w.send(A, "x@a.example", "y@b.example", "hello").expect("taken");
+    assert_eq!(state(&w, A, THEIRS), "no stream, 1 being opened, stanzas that wait: 1");
+    w.settle();
+    assert_eq!(
+        (state(&w, A, THEIRS), state(&w, B, OURS)),
+        ("streams: 0 in, 1 out".into(), "streams: 1 in, 0 out".into())
+    );
+    assert_eq!(state(&w, A, "elsewhere.example"), "no stream");
+    let mut w = World::standard();
+    w.targets = Err(NotLocated::NoSuchDomain);
+    w.send(A, "x@a.example", "y@b.example", "hello").expect("taken");
+    w.settle();
+    assert_eq!(state(&w, A, THEIRS), "no stream, not tried again for a moment: the domain has no XMPP service");
+}
