@@ -2,8 +2,10 @@
 //! and kept by nobody. How they look is the business of whoever shows them; foreign
 //! text in them is as it came and has to be escaped there.
 
-use super::Gateway;
+use super::{Gateway, address};
 use crate::base::time::Instant;
+use crate::limits::CONSOLE_CONTACTS_PER_SLICE_MAX;
+use crate::xmpp::jid::Jid;
 use core::time::Duration;
 
 /// Two people who may see each other's presence.
@@ -22,7 +24,8 @@ pub struct Contact {
 /// One of them watching the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Direction {
-    /// How far it is: `none`, `pending` or `active`.
+    /// How far it is: `none`, `pending`, `active`, or that it ended and who does not
+    /// know it yet.
     pub state: &'static str,
     /// SIP dialogs that carry it.
     pub dialogs: u32,
@@ -44,14 +47,24 @@ impl Gateway {
     /// first; the answer says where the next slice begins, `None` after the last. Who
     /// comes or goes between two slices may be left out.
     pub fn contacts(&self, now: Instant, from: u32, each: &mut dyn FnMut(Contact)) -> Option<u32> {
-        let _ = (now, from, each);
-        None
+        self.describe_from(now, from, CONSOLE_CONTACTS_PER_SLICE_MAX as u32, each)
     }
 
     /// What is known of two people, whichever of them is named first.
     pub fn contact(&self, now: Instant, a: &str, b: &str) -> Option<Contact> {
-        let _ = (now, a, b);
-        None
+        let parsed = |address: &str| {
+            let bare = address.strip_prefix("xmpp:").unwrap_or(address);
+            let mut jid = String::new();
+            let text = if address.starts_with("sip:") || address.starts_with("sips:") {
+                address::to_jid(address, None, &mut jid).ok()?;
+                &jid
+            } else {
+                bare
+            };
+            Jid::parse(text).ok().map(|jid| jid.to_bare())
+        };
+        let (a, b) = (parsed(a)?, parsed(b)?);
+        self.describe_pair(now, a.as_str(), b.as_str()).or_else(|| self.describe_pair(now, b.as_str(), a.as_str()))
     }
 
     /// Whether streams to and from the partner are up, in words.

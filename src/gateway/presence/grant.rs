@@ -676,6 +676,9 @@ impl Gateway {
         }
         if status < 300 {
             notifier.failures = 0;
+            if let Some(contact) = self.presence.contacts.get_mut(contact) {
+                contact.grant.problem = None;
+            }
             self.purge_gone(contact);
             return self.notify(cx, key);
         }
@@ -704,7 +707,10 @@ impl Gateway {
         self.notify(cx, key);
     }
 
-    fn log_notify_failure(&self, cx: &mut Cx<'_>, contact: Key, cause: &str) {
+    fn log_notify_failure(&mut self, cx: &mut Cx<'_>, contact: Key, cause: &str) {
+        if let Some(contact) = self.presence.contacts.get_mut(contact) {
+            contact.grant.problem = Some(format!("sip: {cause}").into());
+        }
         let Some((sip, xmpp)) = self.presence.names(contact) else { return };
         cx.refuse(
             Counter::NotifyFailed,

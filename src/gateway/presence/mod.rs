@@ -12,6 +12,7 @@
 //! fault is sent later, and only its latest state. Each piece of work is short and hangs
 //! on one deadline, and a turn serves [`PRESENCE_TURN_MAX`] of them at most.
 
+mod describe;
 pub mod document;
 mod grant;
 mod record;

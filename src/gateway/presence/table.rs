@@ -81,6 +81,8 @@ pub(super) struct Watch {
     pub(super) failures: u8,
     /// Since when it has been tried in vain.
     pub(super) failing_since: Option<Instant>,
+    /// What failed last, and on which side; `None`: it works.
+    pub(super) problem: Option<Box<str>>,
     /// The Expires to ask for when the notifier wanted more than ours (423).
     pub(super) expires_min_s: u32,
     pub(super) last_in: Option<Instant>,
@@ -112,6 +114,8 @@ pub(super) struct Grant {
     pub(super) is_added: bool,
     /// The display name of the SIP user, until `subscribe` went out.
     pub(super) nick: Option<Box<str>>,
+    /// What failed last, and on which side; `None`: it works.
+    pub(super) problem: Option<Box<str>>,
     pub(super) failures: u8,
     pub(super) last_in: Option<Instant>,
     pub(super) last_out: Option<Instant>,

@@ -264,6 +264,9 @@ impl Gateway {
             return;
         }
         watch.unconfirmed = false;
+        if watch.problem.as_ref().is_some_and(|problem| problem.starts_with("xmpp:")) {
+            watch.problem = None;
+        }
         if watch.state == Authorization::Ended && watch.is_end_said {
             // He knows that it is over.
             (watch.state, watch.error, watch.is_end_said) = (Authorization::None, None, false);
@@ -287,6 +290,9 @@ impl Gateway {
         watch.in_flight = watch.in_flight.saturating_sub(1);
         watch.shown.iter_mut().for_each(|shown| shown.digest = 0);
         watch.is_end_said = false;
+        let problem = format!("xmpp: {why:?}");
+        contact.grant.problem = Some(problem.as_str().into());
+        watch.problem = Some(problem.into());
         if core::mem::take(&mut watch.unconfirmed) && watch.state == Authorization::Active {
             watch.say_subscribed = true;
         }

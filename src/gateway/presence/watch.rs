@@ -468,6 +468,7 @@ impl Gateway {
             |seconds| Duration::from_secs(u64::from(seconds.clamp(1, 86_400))),
         );
         watch.failures = watch.failures.saturating_add(1);
+        watch.problem = Some(format!("sip: {cause}").into());
         let since = *watch.failing_since.get_or_insert(cx.now);
         let is_hopeless = watch.is_new && cx.now.since(since) >= NEW_TRIED_MAX;
         if let Some((sip, xmpp)) = self.presence.names(key) {
@@ -801,6 +802,7 @@ impl Gateway {
             return;
         }
         (entry.watch.failures, entry.watch.failing_since, entry.watch.is_new) = (0, None, false);
+        entry.watch.problem = None;
         match state.status {
             Status::Terminated(reason) => {
                 self.presence.remove_subscriber(key);
