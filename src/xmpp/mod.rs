@@ -5,6 +5,7 @@
 //! [`stream_error`] the conditions a stream ends with, [`disco`] what is told about
 //! ourselves, [`status`] what the operator is told about a partner.
 
+mod admission;
 mod answerer;
 mod component;
 mod dialback;
