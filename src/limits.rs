@@ -154,6 +154,23 @@ pub const DNS_ALIASES_MAX: usize = 8;
 
 /// Octets of one slot of the configuration file, its head included; the file has two.
 pub const CONFIG_SLOT_OCTETS: usize = 256 * 1024;
+/// Octets of one record of the journal: a contact has a few addresses and states.
+pub const JOURNAL_RECORD_OCTETS_MAX: usize = 64 * 1024;
+/// Octets of a file of the journal that are read; one is begun anew long before.
+pub const JOURNAL_OCTETS_MAX: usize = 32 * 1024 * 1024;
+/// Octets up to which a file of the journal only grows; beyond it is begun anew when most
+/// of it is out of date.
+pub const JOURNAL_COMPACT_OCTETS_MIN: u64 = 1024 * 1024;
+/// How many times the octets of its snapshot a file of the journal may reach.
+pub const JOURNAL_COMPACT_FACTOR: u64 = 3;
+/// Contacts written to a new file of the journal before everything else has its turn.
+pub const JOURNAL_CONTACTS_PER_TURN_MAX: usize = 256;
+/// Milliseconds from one fdatasync of the journal to the next: each wears the flash.
+pub const JOURNAL_SYNC_PAUSE_MS: u64 = 1000;
+/// Seconds until the journal is tried again after it failed.
+pub const JOURNAL_RETRY_PAUSE_S: u64 = 10;
+/// Seconds until a journal that fails on is said to do so again.
+pub const JOURNAL_SAY_PAUSE_S: u64 = 60;
 /// Lines a configuration may have.
 pub const CONFIG_STATEMENTS_MAX: usize = 8192;
 /// Listeners of all kinds; their places are the numbers of `ListenerId`.

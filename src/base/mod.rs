@@ -3,6 +3,7 @@
 pub mod certificate;
 pub mod counters;
 pub mod cx;
+pub mod journal;
 pub mod net;
 pub mod outbox;
 pub mod rng;

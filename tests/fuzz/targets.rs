@@ -5,6 +5,7 @@
 use crate::neighbours::{Names, Neighbours};
 use crate::peers;
 use latimer::appliance::{config, slots};
+use latimer::base::journal;
 use latimer::base::net::Transport;
 use latimer::base::outbox::Outbox;
 use latimer::base::rng::Rng;
@@ -35,6 +36,7 @@ pub const TARGETS: &[Target] = &[
     ("dns", dns_answer),
     ("config-text", config_text),
     ("config-file", config_file),
+    ("journal", contacts_journal),
     ("content", message_content),
     ("pidf", presence_document),
     ("gateway", gateway),
@@ -368,6 +370,50 @@ fn config_file(data: &[u8]) {
     if let Ok(chosen) = slots::choose(data) {
         let shown = config::show(&chosen.config, config::Secrets::Shown);
         config::load(&shown).unwrap_or_else(|errors| panic!("{shown}\n{errors:?}"));
+    }
+}
+
+/// A whole file of these records.
+fn journal_of<'a>(generation: u64, snapshot: usize, records: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut writer = journal::Writer::new(generation);
+    let mut before = snapshot;
+    for record in records {
+        if before == 0 {
+            writer.complete();
+        }
+        before = before.wrapping_sub(1);
+        assert!(writer.record(record), "it is no larger than what was read");
+    }
+    if before == 0 {
+        writer.complete();
+    }
+    writer.pending().to_vec()
+}
+
+fn contacts_journal(data: &[u8]) {
+    if let Ok(found) = journal::read(data) {
+        let records = found.records.iter().map(|at| &data[at.clone()]);
+        let again = journal_of(found.generation, found.snapshot_records, records);
+        assert_eq!(again, data[..found.octets]);
+        assert_eq!(journal::read(&again), Ok(journal::Journal { loss: None, ..found }));
+    }
+    // Few inputs have a good check, so one is made of each: its lines are the records. A
+    // good one that is changed gives the first of them, or none.
+    let data = &data[..data.len().min(OCTETS_MAX)];
+    let records: Vec<&[u8]> = data.split(|octet| *octet == b'\n').collect();
+    let snapshot = data.len() % (records.len() + 1);
+    let whole = journal_of(u64::from(data.len() as u32), snapshot, records.iter().copied());
+    let found = journal::read(&whole).expect("it was just made");
+    assert!(found.loss.is_none() && found.records.iter().map(|at| &whole[at.clone()]).eq(records.iter().copied()));
+    let at = data.iter().fold(7_usize, |sum, octet| sum.wrapping_mul(31).wrapping_add(usize::from(*octet)));
+    let mut changed = whole.clone();
+    let place = at % changed.len();
+    changed[place] ^= 1 + (at % 255) as u8;
+    for rotten in [&changed[..], &whole[..place]] {
+        let Ok(found) = journal::read(rotten) else { continue };
+        let count = found.records.len();
+        assert!(place >= found.octets && count < records.len() + 1);
+        assert!(found.records.iter().map(|at| &rotten[at.clone()]).eq(records[..count].iter().copied()));
     }
 }
 
