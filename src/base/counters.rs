@@ -164,6 +164,10 @@ counters! {
     LinkOverflow = "io.link.overflow",
     /// Datagrams the kernel did not take.
     DatagramLost = "io.datagram.lost",
+    /// Attempts to make what must survive a restart safe that failed.
+    StoreFailed = "state.failed",
+    /// Files of what must survive a restart that were found damaged.
+    StoreDamaged = "state.damaged",
     /// Log lines collapsed because they repeated, or dropped because of their rate.
     LogCollapsed = "log.collapsed",
 }

@@ -7,12 +7,14 @@
 //! - [`listener`]: sockets that take connections or datagrams.
 //! - [`link`]: one connection: what waits to be read and to be sent.
 //! - [`tls`]: our certificates, and the judgement of theirs; knows rustls.
-//! - [`store`]: files; [`log`]: lines on standard error and to syslog collectors.
+//! - [`store`]: files; [`journal`]: the two that change all the time.
+//! - [`log`]: lines on standard error and to syslog collectors.
 
 pub mod cli;
 pub mod console;
 pub mod control;
 pub mod demo;
+pub mod journal;
 pub mod link;
 pub mod listener;
 pub mod log;

@@ -14,6 +14,7 @@
 //! look at its successor.
 
 use super::control::{self, Control};
+use super::journal::{Journal, Snapshot};
 use super::link::{Fault, Input as Found, Link};
 use super::listener::{Listeners, Socket};
 use super::log::{Log, Quoted};
@@ -77,6 +78,8 @@ pub struct Reactor {
     count: Counters,
     tls: Tls,
     log: Log,
+    /// What survives a restart.
+    journal: Journal,
     links: Slab<Link>,
     by_id: BTreeMap<LinkId, Key>,
     /// By slot: when a connection must be up, or a closed link gone.
@@ -136,6 +139,7 @@ impl Reactor {
             count: Counters::default(),
             tls,
             log,
+            journal: Journal::none(),
             links: Slab::with_capacity(LINKS_MAX),
             by_id: BTreeMap::new(),
             timers: Timers::with_capacity(LINKS_MAX),
@@ -190,6 +194,32 @@ impl Reactor {
     pub fn set_log(&mut self, level: Level, change: impl FnOnce(&mut Log)) {
         self.out.log_level = level;
         change(&mut self.log);
+    }
+
+    /// Keeps what is to be stored in `journal` from now on.
+    pub fn set_journal(&mut self, journal: Journal) {
+        self.journal = journal;
+        self.tend_journal();
+    }
+
+    /// Lets the journal have another slice of all there is, if it wants one; says whether
+    /// it wants more.
+    pub fn compact(&mut self, snapshot: &mut Snapshot<'_>) -> bool {
+        self.journal.compact(self.now, snapshot);
+        self.journal.is_compacting()
+    }
+
+    /// Makes what was stored safe if it is time, and tells what went wrong.
+    fn tend_journal(&mut self) {
+        self.journal.tend(self.now);
+        while let Some(note) = self.journal.note() {
+            if let Some(counter) = note.counter {
+                self.count.add(counter);
+            }
+            if !note.code.is_empty() {
+                self.say(note.level, note.code, format_args!("{}", note.text));
+            }
+        }
     }
 
     /// Counters, to be shown.
@@ -290,11 +320,15 @@ impl Reactor {
                 None => break,
             }
         }
+        if let Some(news) = self.journal.news() {
+            self.tell(handle, news);
+        }
         if deadline.is_some_and(|at| at <= self.now) {
             self.tell(handle, Input::Timeout);
         }
         self.expire();
         self.flush();
+        self.tend_journal();
         self.log.timeout(self.now, self.wall);
         Ok(asked)
     }
@@ -302,6 +336,8 @@ impl Reactor {
     /// Tells of what the log held back: the program ends.
     pub fn finish(&mut self) {
         self.flush();
+        self.journal.finish(self.now);
+        self.tend_journal();
         self.log.finish(self.now, self.wall);
     }
 
@@ -317,11 +353,12 @@ impl Reactor {
             || !self.to_confirm.is_empty()
             || !self.reports.is_empty()
             || self.control.as_ref().is_some_and(Control::has_work)
+            || self.journal.is_busy()
             || (self.accept_rests.is_none() && self.listeners.any_ready());
         if more {
             return Some(Duration::ZERO);
         }
-        [deadline, self.timers.next(), self.accept_rests, self.log.deadline()]
+        [deadline, self.timers.next(), self.accept_rests, self.log.deadline(), self.journal.deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -694,6 +731,10 @@ impl Reactor {
         // Lines of our own obey the same level.
         self.out.log_level = out.log_level;
         for action in out.actions() {
+            // What goes out behind a record finds it written.
+            if !matches!(action, Action::Store { .. }) {
+                self.journal.write();
+            }
             match action {
                 Action::Datagram { listener, to, bytes } => self.send_datagram(*listener, *to, out.bytes(bytes)),
                 Action::Send { link, bytes } => self.send(*link, out.bytes(bytes)),
@@ -703,12 +744,13 @@ impl Reactor {
                 }
                 Action::Close { link, abort } => self.close(*link, *abort),
                 Action::Reading { link, on } => self.set_reading(*link, *on),
-                Action::Store { .. } => {}
+                Action::Store { bytes } => self.journal.add(out.bytes(bytes)),
                 Action::Log { level, code, text } => {
                     self.log.line(self.now, self.wall, &mut self.count, *level, code, out.text(text));
                 }
             }
         }
+        self.journal.write();
         out.clear();
         self.out = out;
     }
@@ -942,6 +984,7 @@ mod tests {
         datagrams: Vec<Vec<u8>>,
         links: Vec<LinkId>,
         drained: u64,
+        stored: u64,
         closed: Vec<(LinkId, CloseReason)>,
         peers: Vec<PeerCertificate>,
         echo: bool,
@@ -998,7 +1041,11 @@ mod tests {
                     self.closed.push((link, why));
                     0
                 }
-                Input::Timeout | Input::Stored { .. } | Input::StoreFailed | Input::Shutdown => 0,
+                Input::Stored { number } => {
+                    self.stored = number;
+                    0
+                }
+                Input::Timeout | Input::StoreFailed | Input::Shutdown => 0,
             }
         }
 
@@ -1073,6 +1120,36 @@ mod tests {
             assert_eq!(bench.recorder.told, ["accepted", "closed Peer"]);
             assert_eq!(bench.reactor.links(), 0);
         }
+    }
+
+    #[test]
+    fn what_is_stored_is_written_before_what_is_sent_behind_it() {
+        let folder = std::env::temp_dir().join(format!("latimer-reactor-{}", std::process::id()));
+        let mut bench = Bench::new();
+        let address = bench.listen(ListenerKind::SipUdp, "127.0.0.1:0");
+        let peer = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        peer.set_nonblocking(true).expect("a socket option");
+        let (to, from) = (peer.local_addr().expect("an address"), address);
+        bench.act(|cx| cx.out.store(b"early"));
+        bench.until(|r, _| r.stored == 1);
+        let (journal, found) = Journal::open(&folder, bench.reactor.now());
+        assert_eq!(found.records().count(), 0);
+        bench.reactor.set_journal(journal);
+        while bench.reactor.compact(&mut |_, _| None) {}
+        bench.act(|cx| {
+            cx.out.store(b"record");
+            cx.out.datagram(ListenerId(0), to, b"answer");
+            cx.out.store(b"another");
+        });
+        let mut buffer = [0; 16];
+        assert_eq!(peer.recv_from(&mut buffer).expect("an answer"), (6, from));
+        let file = std::fs::read(folder.join("contacts.0")).expect("a file");
+        let journal = crate::base::journal::read(&file).expect("a journal");
+        let records: Vec<&[u8]> = journal.records.iter().map(|at| &file[at.clone()]).collect();
+        assert_eq!(records, [&b"record"[..], b"another"]);
+        bench.recorder.stored = 0;
+        bench.until(|r, _| r.stored == 2);
+        let _ = std::fs::remove_dir_all(&folder);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `latimer serve`: from the configuration to the loop, and to a clean end.
 
+use super::journal::Journal;
 use super::log::{self, Log, Quoted};
 use super::reactor::Reactor;
 use super::store;
@@ -147,7 +148,13 @@ impl Server {
                 format_args!("side=ours cause={} effect=no-consoles", Quoted(&cause)),
             );
         }
-        Ok(Self { gateway: Gateway::new(settings, &secret.octets), reactor, generation })
+        let mut gateway = Gateway::new(settings, &secret.octets);
+        let (journal, found) = Journal::open(&options.state, reactor.now());
+        reactor.set_journal(journal);
+        reactor.with(|cx| gateway.restore(cx, &mut found.records()));
+        // A new file that is needed at once is there before anybody is heard.
+        while reactor.compact(&mut |from, record| gateway.snapshot(from, record)) {}
+        Ok(Self { gateway, reactor, generation })
     }
 
     /// Says that every listener is up, whatever the log level.
@@ -167,10 +174,18 @@ impl Server {
     }
 
     fn turn(&mut self) -> Result<super::reactor::Asked, String> {
+        self.turn_before(None)
+    }
+
+    /// One turn of the loop that waits until then at most, and a slice of the journal's
+    /// new file if there is one.
+    fn turn_before(&mut self, until: Option<Instant>) -> Result<super::reactor::Asked, String> {
         let Self { reactor, gateway, .. } = self;
-        let asked = reactor.turn(gateway.deadline(), &mut |cx, input| gateway.handle(cx, input));
+        let soon = [gateway.deadline(), until].into_iter().flatten().min();
+        let asked = reactor.turn(soon, &mut |cx, input| gateway.handle(cx, input)).map_err(|e| failed(&e))?;
+        reactor.compact(&mut |from, record| gateway.snapshot(from, record));
         reactor.serve_consoles(gateway, VERSION);
-        asked.map_err(|e| failed(&e))
+        Ok(asked)
     }
 
     /// Takes over the configuration file as it is now, or keeps all as it was.
@@ -242,10 +257,7 @@ impl Server {
 
     fn turn_until(&mut self, until: Instant, done: impl Fn(&Self) -> bool) -> Result<(), String> {
         while !done(self) && self.reactor.now() < until {
-            let Self { reactor, gateway, .. } = self;
-            let soon = gateway.deadline().map_or(until, |at| at.min(until));
-            reactor.turn(Some(soon), &mut |cx, input| gateway.handle(cx, input)).map_err(|e| failed(&e))?;
-            reactor.serve_consoles(gateway, VERSION);
+            self.turn_before(Some(until))?;
         }
         Ok(())
     }
@@ -365,6 +377,19 @@ mod tests {
         let missing = Options { config, state: nowhere.into(), control };
         let error = Server::start(&missing).err().expect("no file");
         assert!(error.starts_with("cannot read /nonexistent/latimer.conf"), "{error}");
+    }
+
+    #[test]
+    fn contacts_have_their_file_before_anybody_is_heard_and_a_bad_folder_stops_nothing() {
+        let folder = Folder::new("journal", TEXT);
+        let server = Server::start(&folder.0).expect("a start");
+        let file = std::fs::read(folder.0.state.join("contacts.0")).expect("a file");
+        assert_eq!(crate::base::journal::read(&file).expect("a journal").generation, 1);
+        server.end().expect("a clean end");
+        let nowhere = Options { config: folder.0.config.clone(), state: "/proc/nonexistent".into() };
+        let mut server = Server::start(&nowhere).expect("a start");
+        server.turn_until(server.reactor.now().after(Duration::from_millis(50)), |_| false).expect("turns");
+        assert!(server.reactor.counters().of(Counter::StoreFailed) > 0);
     }
 
     #[test]
