@@ -14,6 +14,7 @@
 //!   stored: better a gateway that forgets than one that destroys.
 
 use super::log::Quoted;
+use super::store;
 use crate::base::counters::Counter;
 use crate::base::journal::{self, Fault, Loss, Writer};
 use crate::base::outbox::Level;
@@ -546,6 +547,8 @@ fn read_file(path: &Path, into: &mut Vec<u8>) -> io::Result<Option<io::Error>> {
 /// An empty file of ours alone.
 fn create(folder: &Path, path: &Path) -> io::Result<File> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    // The folder may be new itself. Who may not look into the one above it did not make it.
+    let _ = sync_folder(&store::folder_of(folder));
     let no_link = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
     let mut options = OpenOptions::new();
     let file = options.write(true).create(true).truncate(false).mode(0o600).custom_flags(no_link).open(path)?;
