@@ -386,7 +386,11 @@ mod tests {
         let file = std::fs::read(folder.0.state.join("contacts.0")).expect("a file");
         assert_eq!(crate::base::journal::read(&file).expect("a journal").generation, 1);
         server.end().expect("a clean end");
-        let nowhere = Options { config: folder.0.config.clone(), state: "/proc/nonexistent".into() };
+        let nowhere = Options {
+            config: folder.0.config.clone(),
+            state: "/proc/nonexistent".into(),
+            control: "/proc/nonexistent/latimer.sock".into(),
+        };
         let mut server = Server::start(&nowhere).expect("a start");
         server.turn_until(server.reactor.now().after(Duration::from_millis(50)), |_| false).expect("turns");
         assert!(server.reactor.counters().of(Counter::StoreFailed) > 0);
