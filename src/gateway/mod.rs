@@ -172,6 +172,7 @@ impl Gateway {
             }
             Input::Closed { link, why } => {
                 if self.sip.owns(link) {
+                    self.on_sip_link_lost(cx, link, why);
                     self.sip.closed(cx, link, why);
                 } else if self.xmpp.owns(link) {
                     self.xmpp.closed(cx, link, why);

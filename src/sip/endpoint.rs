@@ -358,6 +358,11 @@ impl Endpoint {
         }
     }
 
+    /// How a connection travels, and where its other end is.
+    pub fn peer_of(&self, link: LinkId) -> Option<(Transport, SocketAddr)> {
+        self.links.get(link).map(|link| (link.transport, link.peer))
+    }
+
     /// What the peer of a connection proved.
     pub fn certificate(&self, link: LinkId) -> Option<&PeerCertificate> {
         self.links.get(link)?.certificate.as_ref()

@@ -158,6 +158,8 @@ pub(super) struct Subscriber {
     pub(super) resources: Vec<Resource>,
     /// Was there one?
     pub(super) is_informed: bool,
+    /// The next refresh asks whether the dialog still stands, whoever is online.
+    pub(super) is_in_doubt: bool,
 }
 
 /// How far a subscriber is.
@@ -268,6 +270,8 @@ pub(in crate::gateway) struct Table {
     octets: usize,
     /// Pairs that SIP refused of late, oldest first (REQ-8048-74).
     refused: (VecDeque<u64>, BTreeSet<u64>),
+    /// When all dialogs with a SIP domain were last asked whether they still stand.
+    pub(super) examined: BTreeMap<String, Instant>,
     /// Records up to this one are safe.
     pub(super) safe: u64,
     pub(super) waiting: VecDeque<(u64, Waiting)>,
@@ -303,6 +307,7 @@ impl Table {
             timers: Timers::growing(CONTACTS_MAX + SUBSCRIBERS_MAX + NOTIFIERS_MAX),
             octets: 0,
             refused: (VecDeque::new(), BTreeSet::new()),
+            examined: BTreeMap::new(),
             safe: 0,
             waiting: VecDeque::new(),
             clock: (Instant::ZERO, Wall(0)),

@@ -8,11 +8,13 @@ use super::table::{Authorization, Contact, DialogKey, NoRoom, Phase, Subscriber,
 use super::{Headers, ROOM_RETRY, back_off, failure_in_words, give, refusal_in_words, subscriber_ticket};
 use crate::base::counters::Counter;
 use crate::base::cx::Cx;
+use crate::base::net::{CloseReason, LinkId};
 use crate::base::slab::Key;
 use crate::base::text::Escaped;
 use crate::base::time::Instant;
 use crate::base::xml::Tree;
 use crate::gateway::content::outward::first_language;
+use crate::gateway::route::{SipSource, may_send_for};
 use crate::gateway::uas::Answer;
 use crate::gateway::{Gateway, error, message};
 use crate::limits::RESOURCES_MAX;
@@ -29,6 +31,10 @@ use core::time::Duration;
 const PROBE_WAIT: Duration = Duration::from_secs(5);
 /// How long a subscription nobody ever accepted is tried, before its user is told.
 const NEW_TRIED_MAX: Duration = Duration::from_secs(24 * 3600);
+/// All dialogs with a domain are asked once in that time, if one of them was lost.
+const EXAMINE_AGAIN: Duration = Duration::from_secs(1800);
+/// Dialogs that are asked when a connection is gone.
+const EXAMINED_FIRST: usize = 4;
 /// Longest life that is believed.
 const EXPIRES_MAX_S: u32 = 7 * 24 * 3600;
 
@@ -243,6 +249,7 @@ impl Gateway {
             forks_until: until,
             resources: Vec::new(),
             is_informed: false,
+            is_in_doubt: false,
         };
         let subscriber = self.presence.add_subscriber(subscriber)?;
         self.presence.arm_subscriber(subscriber);
@@ -335,7 +342,8 @@ impl Gateway {
             self.show_nothing(cx, contact);
             return;
         }
-        if !self.settings.presence.probe_before_refresh || is_online {
+        let is_in_doubt = subscriber.is_in_doubt;
+        if !self.settings.presence.probe_before_refresh || is_online || is_in_doubt {
             return self.refresh(cx, key);
         }
         let Some((sip, xmpp)) = names else { return };
@@ -357,7 +365,7 @@ impl Gateway {
         if subscriber.is_busy {
             return;
         }
-        subscriber.refresh = None;
+        (subscriber.refresh, subscriber.is_in_doubt) = (None, false);
         let expires_min = self.presence.contacts.get(subscriber.contact).map_or(0, |c| c.watch.expires_min_s);
         let expires = self.settings.presence.expires_s.max(expires_min);
         if !self.send_subscribe(cx, key, expires)
@@ -602,6 +610,7 @@ impl Gateway {
             }
             Refusal::NoDialog if phase == Phase::Live => {
                 self.presence.remove_subscriber(key);
+                self.examine_domain(cx, contact);
                 self.begin_watch(cx, contact);
             }
             _ if phase == Phase::Begun => {
@@ -620,6 +629,62 @@ impl Gateway {
                 self.try_later(cx, contact, message.retry_after(), &format!("status {status}"));
             }
             Refusal::DialogStands => self.refresh_later(cx, key, message.retry_after()),
+        }
+    }
+
+    /// A notifier does not know a dialog of ours: it may have lost others with it, and
+    /// nobody would hear of that before their refresh. So all of the domain are asked, in
+    /// the time that is promised for healing (promise P7), but not again and again.
+    fn examine_domain(&mut self, cx: &mut Cx<'_>, contact: Key) {
+        let Some((sip, _)) = self.presence.names(contact) else { return };
+        let last = self.presence.examined.get(sip.domain());
+        if last.is_some_and(|last| cx.now.since(*last) < EXAMINE_AGAIN) {
+            return;
+        }
+        self.presence.examined.insert(sip.domain().to_owned(), cx.now);
+        self.doubt(cx, sip.domain(), usize::MAX, 40_000);
+    }
+
+    /// A connection of a SIP peer is gone: it may have closed an idle one, or have been
+    /// started anew with nothing in its memory. A few dialogs are asked.
+    pub(in crate::gateway) fn on_sip_link_lost(&mut self, cx: &mut Cx<'_>, link: LinkId, why: CloseReason) {
+        let Some((transport, peer)) = self.sip.peer_of(link).filter(|_| why != CloseReason::Local) else { return };
+        let source = SipSource { transport, address: peer.ip(), certificate: self.sip.certificate(link) };
+        let domains: Vec<String> = self
+            .settings
+            .sip_domains
+            .iter()
+            .filter(|domain| may_send_for(domain, &source))
+            .map(|domain| domain.domain.clone())
+            .collect();
+        for domain in domains {
+            self.doubt(cx, &domain, EXAMINED_FIRST, 10_000);
+        }
+    }
+
+    /// Lets up to `most` dialogs with a SIP domain be refreshed within that time.
+    fn doubt(&mut self, cx: &mut Cx<'_>, domain: &str, most: usize, within_ms: u64) {
+        let slots = self.presence.subscribers.end();
+        let first = cx.rng.below(u64::from(slots.max(1))) as u32;
+        let mut doubted = 0;
+        for index in (first..slots).chain(0..first) {
+            if doubted >= most {
+                return;
+            }
+            let Some(key) = self.presence.subscribers.key_at(index) else { continue };
+            let Some(contact) = self.presence.subscribers.get(key).map(|subscriber| subscriber.contact) else {
+                continue;
+            };
+            if self.presence.names(contact).is_none_or(|(sip, _)| sip.domain() != domain) {
+                continue;
+            }
+            let at = cx.now.after(Duration::from_millis(2000 + cx.rng.below(within_ms)));
+            if let Some(subscriber) = self.presence.subscribers.get_mut(key).filter(|s| s.phase == Phase::Live) {
+                subscriber.is_in_doubt = true;
+                subscriber.refresh = Some(subscriber.refresh.map_or(at, |planned| planned.min(at)));
+                doubted += 1;
+            }
+            self.presence.arm_subscriber(key);
         }
     }
 
@@ -755,6 +820,7 @@ impl Gateway {
             forks_until: model.forks_until,
             resources: Vec::new(),
             is_informed: false,
+            is_in_doubt: false,
         };
         self.presence.add_subscriber(fork)
     }
