@@ -3,8 +3,8 @@
 
 use super::document;
 use super::state::Resource;
+use super::subscriber::user_of;
 use super::table::{Authorization, DialogKey, End, NoRoom, Notifier, Task};
-use super::watch::user_of;
 use super::{
     Headers, RETRY_FIRST, ROOM_RETRY, back_off, contact_ticket, failure_in_words, give, notifier_ticket,
     refusal_in_words, seconds_after,

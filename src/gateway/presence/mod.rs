@@ -2,8 +2,8 @@
 //! on the other, kept in step.
 //!
 //! Each pair of users is one [`table::Contact`] with two independent halves: `watch.rs`
-//! is the XMPP user who watches the SIP user (we subscribe on SIP), `grant.rs` the SIP
-//! user who watches the XMPP user (we notify on SIP). `tell.rs` brings the XMPP side up
+//! is the XMPP user who watches the SIP user, `subscriber.rs` the SIP dialogs for that;
+//! `grant.rs` is the SIP user who watches the XMPP user, with the dialogs he opened. `tell.rs` brings the XMPP side up
 //! to what is known, `record.rs` keeps authorizations over a restart, `document.rs` is
 //! the two ways to write presence down.
 //!
@@ -17,6 +17,7 @@ pub mod document;
 mod grant;
 mod record;
 pub mod state;
+mod subscriber;
 pub(super) mod table;
 mod tell;
 mod watch;

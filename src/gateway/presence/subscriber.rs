@@ -1,0 +1,700 @@
+//! The SIP dialogs in which we watch SIP users (RFC 6665 section 4.1): SUBSCRIBE, its
+//! answers, the NOTIFYs that follow, forks, refreshes, and what the end of each means for
+//! the authorization it stands for.
+
+use super::document::{self, Fault};
+use super::state::Resource;
+use super::table::{Authorization, DialogKey, Phase, Subscriber, Task};
+use super::{Headers, ROOM_RETRY, failure_in_words, give, refusal_in_words, subscriber_ticket};
+use crate::base::counters::Counter;
+use crate::base::cx::Cx;
+use crate::base::net::{CloseReason, LinkId};
+use crate::base::slab::Key;
+use crate::base::text::Escaped;
+use crate::base::time::Instant;
+use crate::base::xml::Tree;
+use crate::gateway::content::outward::first_language;
+use crate::gateway::route::{SipSource, may_send_for};
+use crate::gateway::uas::Answer;
+use crate::gateway::{Gateway, error, message};
+use crate::limits::RESOURCES_MAX;
+use crate::sip;
+use crate::sip::dialog::{Dialog, Parts, target_of};
+use crate::sip::endpoint::{Failure, Method};
+use crate::sip::subscription::{self, Event, Reason, Refusal, Status, SubscriptionState};
+use crate::sip::transaction::T1_64;
+use crate::xmpp::jid::Jid;
+use core::time::Duration;
+
+/// How long the answer to our probe is waited for (D-10).
+const PROBE_WAIT: Duration = Duration::from_secs(5);
+/// All dialogs with a domain are asked once in that time, if one of them was lost.
+const EXAMINE_AGAIN: Duration = Duration::from_secs(1800);
+/// Dialogs that are asked when a connection is gone.
+const EXAMINED_FIRST: usize = 4;
+/// Longest life that is believed.
+const EXPIRES_MAX_S: u32 = 7 * 24 * 3600;
+
+/// Dialogs.
+impl Gateway {
+    /// Begins a dialog for a contact that has none.
+    pub(super) fn begin_watch(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(contact) = self.presence.contacts.get(key) else { return };
+        let wanted = matches!(contact.watch.state, Authorization::Pending | Authorization::Active);
+        if !wanted || self.watch_is_live(key) || self.ending {
+            return;
+        }
+        if !self.may_watch(key) {
+            // While he is no contact he sees nothing; he sees again when he is one.
+            self.show_nothing(cx, key);
+            return;
+        }
+        let expires = self.settings.presence.expires_s.max(contact.watch.expires_min_s);
+        if self.send_subscribe_outside(cx, key, expires, None).is_none() {
+            self.presence.plan(key, Task::Subscribe, cx.now.after(ROOM_RETRY));
+        }
+    }
+
+    /// Sends a SUBSCRIBE that makes a dialog. `None`: there was no room, or no way.
+    pub(super) fn send_subscribe_outside(
+        &mut self,
+        cx: &mut Cx<'_>,
+        key: Key,
+        expires: u32,
+        poll: Option<&str>,
+    ) -> Option<Key> {
+        let (sip, xmpp) = self.presence.names(key)?;
+        let (local_uri, remote_uri) = (message::sip_uri(&xmpp, false).ok()?, message::sip_uri(&sip, false).ok()?);
+        let (call_id, tag) = (message::new_call_id(cx), message::new_tag(cx));
+        let parts = Parts {
+            call_id: &call_id,
+            local_tag: &tag,
+            remote_tag: "",
+            local_uri: &local_uri,
+            remote_uri: &remote_uri,
+            target: &remote_uri,
+        };
+        let dialog = Dialog::new(&parts, self.presence.route_sets.intern(""), 0, None);
+        let until = cx.now.after(T1_64);
+        let subscriber = Subscriber {
+            contact: key,
+            dialog,
+            phase: Phase::Begun,
+            is_busy: false,
+            poll: poll.map(Into::into),
+            expires: until,
+            refresh: None,
+            probing: None,
+            forks_until: until,
+            resources: Vec::new(),
+            is_informed: false,
+            is_in_doubt: false,
+        };
+        let subscriber = self.presence.add_subscriber(subscriber)?;
+        self.presence.arm_subscriber(subscriber);
+        if self.send_subscribe(cx, subscriber, expires) { Some(subscriber) } else { None }
+    }
+
+    /// Sends a SUBSCRIBE of a dialog. False: it could not be sent; a dialog that nothing
+    /// was sent in is gone.
+    fn send_subscribe(&mut self, cx: &mut Cx<'_>, key: Key, expires: u32) -> bool {
+        let Some(subscriber) = self.presence.subscribers.get(key) else { return false };
+        let Some((sip, _)) = self.presence.names(subscriber.contact) else { return false };
+        let user = user_of(subscriber.dialog.parts().local_uri);
+        let uri = self.sip.contact(self.transport_for(sip.domain()), user, subscriber.dialog.local_tag());
+        let (contact, expires_text) = (format!("<{uri}>"), expires.to_string());
+        let headers: Headers<'_> = [
+            ("Contact", contact.as_str()),
+            ("Event", subscription::PRESENCE),
+            ("Accept", subscription::ACCEPT),
+            ("Allow-Events", subscription::PRESENCE),
+            ("Expires", &expires_text),
+        ]
+        .into_iter()
+        .collect();
+        let Self { presence, sip: endpoint, settings, .. } = self;
+        let Some(subscriber) = presence.subscribers.get_mut(key) else { return false };
+        let sent = Self::with_destination(endpoint, settings, sip.domain(), |endpoint, destination| {
+            subscriber.dialog.request(Method::Subscribe, &headers, None, b"", |request| {
+                give(cx, endpoint, destination, subscriber_ticket(key), request)
+            })
+        });
+        match sent {
+            Ok(()) => {
+                cx.count(Counter::SubscribeOut);
+                subscriber.is_busy = true;
+                true
+            }
+            Err(refused) => {
+                cx.refuse(
+                    Counter::PresenceOverload,
+                    "presence.not-sent",
+                    format_args!("side=ours method=SUBSCRIBE cause={}", Escaped(refusal_in_words(refused))),
+                );
+                if subscriber.phase == Phase::Begun {
+                    presence.remove_subscriber(key);
+                }
+                false
+            }
+        }
+    }
+
+    /// A subscriber's deadline came.
+    pub(super) fn subscriber_due(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(subscriber) = self.presence.subscribers.get_mut(key) else { return };
+        let contact = subscriber.contact;
+        match subscriber.phase {
+            // Timer N: a subscription without a NOTIFY is none (REQ-8048-12).
+            Phase::Begun => {
+                self.presence.remove_subscriber(key);
+                self.forget_if_empty(contact);
+                self.try_later(cx, contact, None, "no NOTIFY came after the SUBSCRIBE");
+            }
+            Phase::Ending => {
+                self.presence.remove_subscriber(key);
+                self.forget_if_empty(contact);
+            }
+            Phase::Live if subscriber.expires <= cx.now => {
+                self.presence.remove_subscriber(key);
+                self.begin_watch(cx, contact);
+            }
+            Phase::Live if subscriber.probing.is_some_and(|until| until <= cx.now) => {
+                (subscriber.probing, subscriber.refresh) = (None, None);
+                self.presence.arm_subscriber(key);
+            }
+            Phase::Live if subscriber.refresh.is_some_and(|at| at <= cx.now) => self.probe_or_refresh(cx, key),
+            Phase::Live => self.presence.arm_subscriber(key),
+        }
+    }
+
+    /// Before a refresh the XMPP user's server is asked whether he is there
+    /// (REQ-8048-21), unless his presence is known.
+    fn probe_or_refresh(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(subscriber) = self.presence.subscribers.get(key) else { return };
+        let Some(contact) = self.presence.contacts.get(subscriber.contact) else { return };
+        let grant = &contact.grant;
+        let is_online = grant.state == Authorization::Active && grant.resources.iter().any(|r| r.is_available);
+        let names = self.presence.names(subscriber.contact);
+        if !self.may_watch(subscriber.contact) {
+            let contact = subscriber.contact;
+            self.end_dialog(cx, key);
+            self.show_nothing(cx, contact);
+            return;
+        }
+        let is_in_doubt = subscriber.is_in_doubt;
+        if !self.settings.presence.probe_before_refresh || is_online || is_in_doubt {
+            return self.refresh(cx, key);
+        }
+        let Some((sip, xmpp)) = names else { return };
+        let Ok(domain) = Jid::parse(sip.domain()) else { return };
+        let is_sent = self.send_bare(cx, None, &domain, &xmpp, "probe").is_ok();
+        if let Some(subscriber) = self.presence.subscribers.get_mut(key) {
+            if is_sent {
+                subscriber.probing = Some(cx.now.after(PROBE_WAIT));
+            } else {
+                subscriber.refresh = None;
+            }
+        }
+        self.presence.arm_subscriber(key);
+    }
+
+    /// Sends the refresh.
+    pub(super) fn refresh(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(subscriber) = self.presence.subscribers.get_mut(key) else { return };
+        if subscriber.is_busy {
+            return;
+        }
+        (subscriber.refresh, subscriber.is_in_doubt) = (None, false);
+        let expires_min = self.presence.contacts.get(subscriber.contact).map_or(0, |c| c.watch.expires_min_s);
+        let expires = self.settings.presence.expires_s.max(expires_min);
+        if !self.send_subscribe(cx, key, expires)
+            && let Some(subscriber) = self.presence.subscribers.get_mut(key)
+        {
+            subscriber.refresh = Some(cx.now.after(ROOM_RETRY));
+        }
+        self.presence.arm_subscriber(key);
+    }
+
+    /// Ends a dialog of ours: with Expires 0 where the other end is known, else with the
+    /// answer that makes it known.
+    pub(super) fn end_dialog(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(subscriber) = self.presence.subscribers.get_mut(key) else { return };
+        if subscriber.phase == Phase::Ending {
+            return;
+        }
+        subscriber.phase = Phase::Ending;
+        subscriber.expires = cx.now.after(T1_64);
+        let is_known = !subscriber.dialog.remote_tag().is_empty();
+        let is_busy = subscriber.is_busy;
+        self.presence.arm_subscriber(key);
+        if is_known && !is_busy && !self.send_subscribe(cx, key, 0) {
+            let contact = self.presence.remove_subscriber(key).map(|subscriber| subscriber.contact);
+            if let Some(contact) = contact {
+                self.watch_ended(cx, contact);
+            }
+        }
+    }
+}
+
+/// What SIP answers.
+impl Gateway {
+    /// A SUBSCRIBE was answered.
+    pub(super) fn subscribe_answered(&mut self, cx: &mut Cx<'_>, key: Key, message: &sip::message::Message<'_>) {
+        let Some(subscriber) = self.presence.subscribers.get_mut(key) else { return };
+        subscriber.is_busy = false;
+        if message.status() < 300 {
+            self.subscribe_accepted(cx, key, message);
+        } else {
+            self.subscribe_refused(cx, key, message);
+        }
+    }
+
+    fn subscribe_accepted(&mut self, cx: &mut Cx<'_>, key: Key, message: &sip::message::Message<'_>) {
+        let asked = self.settings.presence.expires_s;
+        let Some(subscriber) = self.presence.subscribers.get_mut(key) else { return };
+        let contact = subscriber.contact;
+        if subscriber.dialog.remote_tag().is_empty()
+            && let Some(tag) = message.to().tag
+        {
+            // The path back is the one the answer came by, from its far end.
+            let mut route: Vec<&str> = message.headers("Record-Route").collect();
+            route.reverse();
+            let route_set = self.presence.route_sets.of(route.into_iter());
+            subscriber.dialog.confirm(tag, target_of(message), route_set);
+        }
+        if let Some(contact) = self.presence.contacts.get_mut(contact) {
+            (contact.watch.is_new, contact.watch.asked_id) = (false, None);
+        }
+        match subscriber.phase {
+            Phase::Ending => {
+                // It was to end while it began, or the end was just confirmed.
+                if message.expires().is_some_and(|granted| granted > 0) && !subscriber.dialog.remote_tag().is_empty() {
+                    self.send_subscribe(cx, key, 0);
+                }
+                self.watch_ended(cx, contact);
+            }
+            Phase::Begun => {}
+            Phase::Live => {
+                let granted = message.expires().unwrap_or(asked).min(EXPIRES_MAX_S);
+                self.set_life(cx, key, granted);
+            }
+        }
+    }
+
+    /// Notes how long a subscription lasts from now, and when to refresh it.
+    fn set_life(&mut self, cx: &mut Cx<'_>, key: Key, seconds: u32) {
+        let Some(subscriber) = self.presence.subscribers.get_mut(key) else { return };
+        let life = Duration::from_secs(u64::from(seconds.clamp(1, EXPIRES_MAX_S)));
+        subscriber.expires = cx.now.after(life);
+        if !subscriber.is_busy && subscriber.probing.is_none() {
+            subscriber.refresh = Some(cx.now.after(subscription::refresh_after(life, cx.rng.below(1000))));
+        }
+        self.presence.arm_subscriber(key);
+    }
+
+    fn subscribe_refused(&mut self, cx: &mut Cx<'_>, key: Key, message: &sip::message::Message<'_>) {
+        let status = message.status();
+        let Some(subscriber) = self.presence.subscribers.get(key) else { return };
+        let (contact, phase, is_poll) = (subscriber.contact, subscriber.phase, subscriber.poll.is_some());
+        cx.count(Counter::SubscribeRefused);
+        if phase == Phase::Ending {
+            self.presence.remove_subscriber(key);
+            self.watch_ended(cx, contact);
+            self.forget_if_empty(contact);
+            return;
+        }
+        if is_poll {
+            self.presence.remove_subscriber(key);
+            if Refusal::of(status) == Refusal::ForGood
+                && let Some((sip, xmpp)) = self.presence.names(contact)
+            {
+                self.presence.note_refused(sip.bare(), xmpp.bare());
+                self.say_unsubscribed_to(cx, &sip, &xmpp);
+            }
+            self.forget_if_empty(contact);
+            return;
+        }
+        let is_new = self.presence.contacts.get(contact).is_some_and(|contact| contact.watch.is_new);
+        match Refusal::of(status) {
+            Refusal::ForGood => {
+                self.presence.remove_subscriber(key);
+                self.refused_for_good(cx, contact, format_args!("status={status}"));
+            }
+            Refusal::TooBrief => {
+                self.presence.remove_subscriber(key);
+                self.ask_for_longer(cx, contact, message);
+            }
+            Refusal::NoDialog if phase == Phase::Live => {
+                self.presence.remove_subscriber(key);
+                self.examine_domain(cx, contact);
+                self.begin_watch(cx, contact);
+            }
+            _ if phase == Phase::Begun => {
+                self.presence.remove_subscriber(key);
+                if is_new {
+                    let mut address = String::new();
+                    let uri = message.contact();
+                    let condition = error::error_for(status, uri.as_ref().map(|contact| contact.uri), &mut address);
+                    self.fail_new(cx, contact, condition);
+                } else {
+                    self.try_later(cx, contact, message.retry_after(), &format!("status {status}"));
+                }
+            }
+            Refusal::DialogOver | Refusal::NoDialog => {
+                self.presence.remove_subscriber(key);
+                self.try_later(cx, contact, message.retry_after(), &format!("status {status}"));
+            }
+            Refusal::DialogStands => self.refresh_later(cx, key, message.retry_after()),
+        }
+    }
+
+    /// A notifier does not know a dialog of ours: it may have lost others with it, and
+    /// nobody would hear of that before their refresh. So all of the domain are asked, in
+    /// the time that is promised for healing (promise P7), but not again and again.
+    fn examine_domain(&mut self, cx: &mut Cx<'_>, contact: Key) {
+        let Some((sip, _)) = self.presence.names(contact) else { return };
+        let last = self.presence.examined.get(sip.domain());
+        if last.is_some_and(|last| cx.now.since(*last) < EXAMINE_AGAIN) {
+            return;
+        }
+        self.presence.examined.insert(sip.domain().to_owned(), cx.now);
+        self.doubt(cx, sip.domain(), usize::MAX, 40_000);
+    }
+
+    /// A connection of a SIP peer is gone: it may have closed an idle one, or have been
+    /// started anew with nothing in its memory. A few dialogs are asked.
+    pub(in crate::gateway) fn on_sip_link_lost(&mut self, cx: &mut Cx<'_>, link: LinkId, why: CloseReason) {
+        let Some((transport, peer)) = self.sip.peer_of(link).filter(|_| why != CloseReason::Local) else { return };
+        let source = SipSource { transport, address: peer.ip(), certificate: self.sip.certificate(link) };
+        let domains: Vec<String> = self
+            .settings
+            .sip_domains
+            .iter()
+            .filter(|domain| may_send_for(domain, &source))
+            .map(|domain| domain.domain.clone())
+            .collect();
+        for domain in domains {
+            self.doubt(cx, &domain, EXAMINED_FIRST, 10_000);
+        }
+    }
+
+    /// Lets up to `most` dialogs with a SIP domain be refreshed within that time.
+    fn doubt(&mut self, cx: &mut Cx<'_>, domain: &str, most: usize, within_ms: u64) {
+        let slots = self.presence.subscribers.end();
+        let first = cx.rng.below(u64::from(slots.max(1))) as u32;
+        let mut doubted = 0;
+        for index in (first..slots).chain(0..first) {
+            if doubted >= most {
+                return;
+            }
+            let Some(key) = self.presence.subscribers.key_at(index) else { continue };
+            let Some(contact) = self.presence.subscribers.get(key).map(|subscriber| subscriber.contact) else {
+                continue;
+            };
+            if self.presence.names(contact).is_none_or(|(sip, _)| sip.domain() != domain) {
+                continue;
+            }
+            let at = cx.now.after(Duration::from_millis(2000 + cx.rng.below(within_ms)));
+            if let Some(subscriber) = self.presence.subscribers.get_mut(key).filter(|s| s.phase == Phase::Live) {
+                subscriber.is_in_doubt = true;
+                subscriber.refresh = Some(subscriber.refresh.map_or(at, |planned| planned.min(at)));
+                doubted += 1;
+            }
+            self.presence.arm_subscriber(key);
+        }
+    }
+
+    /// 423: once more with at least what the notifier wants (REQ-8048-18).
+    fn ask_for_longer(&mut self, cx: &mut Cx<'_>, key: Key, message: &sip::message::Message<'_>) {
+        let wanted = message.header("Min-Expires").and_then(sip::header::decimal);
+        let wanted = wanted.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX));
+        let asked = self.settings.presence.expires_s;
+        let Some(contact) = self.presence.contacts.get_mut(key) else { return };
+        let before = asked.max(contact.watch.expires_min_s);
+        match wanted.filter(|wanted| *wanted > before && *wanted <= EXPIRES_MAX_S) {
+            Some(wanted) => {
+                contact.watch.expires_min_s = wanted;
+                self.begin_watch(cx, key);
+            }
+            None => self.try_later(cx, key, None, "423 with a Min-Expires that makes no sense"),
+        }
+    }
+
+    /// A refresh failed and the dialog stands: again before it runs out.
+    fn refresh_later(&mut self, cx: &mut Cx<'_>, key: Key, retry_after: Option<u32>) {
+        let Some(subscriber) = self.presence.subscribers.get_mut(key) else { return };
+        let left = subscriber.expires.since(cx.now);
+        let wait = retry_after.map_or(left / 4, |seconds| Duration::from_secs(u64::from(seconds)));
+        let wait = wait.max(Duration::from_secs(5));
+        subscriber.refresh = (wait < left).then(|| cx.now.after(wait));
+        self.presence.arm_subscriber(key);
+    }
+
+    /// A SUBSCRIBE got no answer.
+    pub(super) fn subscribe_failed(&mut self, cx: &mut Cx<'_>, key: Key, failure: Failure) {
+        let Some(subscriber) = self.presence.subscribers.get_mut(key) else { return };
+        subscriber.is_busy = false;
+        let (contact, phase, is_poll) = (subscriber.contact, subscriber.phase, subscriber.poll.is_some());
+        match phase {
+            Phase::Live if !is_poll => self.refresh_later(cx, key, None),
+            _ => {
+                self.presence.remove_subscriber(key);
+                if phase == Phase::Ending {
+                    self.watch_ended(cx, contact);
+                } else if !is_poll {
+                    self.try_later(cx, contact, None, failure_in_words(failure));
+                }
+                self.forget_if_empty(contact);
+            }
+        }
+    }
+
+    /// A NOTIFY. `from` is the sender whose domain its connection proved.
+    pub(in crate::gateway) fn notify_from_sip(
+        &mut self,
+        cx: &mut Cx<'_>,
+        transaction: Key,
+        message: &sip::message::Message<'_>,
+        from: &Jid,
+    ) {
+        cx.count(Counter::NotifyIn);
+        if let Err(answer) = self.try_notify(cx, transaction, message, from) {
+            cx.count(answer.counter);
+            if answer.status != 200 {
+                self.log_refusal(cx, message, &answer);
+            }
+            self.respond(cx, transaction, &answer);
+        }
+    }
+
+    fn try_notify(
+        &mut self,
+        cx: &mut Cx<'_>,
+        transaction: Key,
+        message: &sip::message::Message<'_>,
+        from: &Jid,
+    ) -> Result<(), Answer> {
+        let refuse = |status, reason: &'static str| Answer::new(status, reason, Counter::NotifyRefused);
+        let key = self.subscriber_of(cx.now, message, from).ok_or_else(Self::no_subscription)?;
+        let event = Event::of(message).ok_or_else(|| refuse(489, "Bad Event"))?;
+        if event.package != subscription::PRESENCE || event.id.is_some() {
+            return Err(refuse(489, "Bad Event").with("Allow-Events", subscription::PRESENCE));
+        }
+        let state = SubscriptionState::of(message).ok_or_else(|| refuse(400, "Subscription-State Is Missing"))?;
+        let Some(subscriber) = self.presence.subscribers.get_mut(key) else { return Err(Self::no_subscription()) };
+        if !subscriber.dialog.admits(message.cseq().number) {
+            return Err(refuse(500, "A Later Request Came Before"));
+        }
+        let contact = subscriber.contact;
+        let (sip, _) = self.presence.names(contact).ok_or_else(Self::no_subscription)?;
+        let resources = self.read_body(message, &sip)?;
+        self.respond(cx, transaction, &Answer::new(200, "OK", Counter::NotifyTaken));
+        cx.count(Counter::NotifyTaken);
+        let tag = message.from().tag.unwrap_or_default();
+        let route_set = self.presence.route_sets.of(message.headers("Record-Route"));
+        if let Some(subscriber) = self.presence.subscribers.get_mut(key) {
+            subscriber.dialog.confirm(tag, target_of(message), route_set);
+        }
+        self.on_notify(cx, key, state, resources);
+        Ok(())
+    }
+
+    /// Whose NOTIFY is it? One with another From tag in the time after the SUBSCRIBE is
+    /// from another fork, and makes a dialog of its own (REQ-8048-13).
+    fn subscriber_of(&mut self, now: Instant, message: &sip::message::Message<'_>, from: &Jid) -> Option<Key> {
+        let ours = self.presence.dialogs(message.call_id(), message.to().tag?);
+        let subscribers =
+            || ours.iter().filter_map(|key| if let DialogKey::Subscriber(key) = key { Some(*key) } else { None });
+        let tag = message.from().tag?;
+        let known =
+            subscribers().find(|key| self.presence.subscribers.get(*key).is_some_and(|s| s.dialog.remote_tag() == tag));
+        let open = subscribers()
+            .find(|key| self.presence.subscribers.get(*key).is_some_and(|s| s.dialog.remote_tag().is_empty()));
+        let first = subscribers().next()?;
+        // Whoever is no server of the contact's domain is not in the dialog.
+        let contact = self.presence.subscribers.get(first)?.contact;
+        self.presence.names(contact).filter(|(sip, _)| sip.domain() == from.domain())?;
+        if let Some(key) = known.or(open) {
+            return Some(key);
+        }
+        let model = self.presence.subscribers.get(first)?;
+        if now > model.forks_until || model.phase == Phase::Ending {
+            return None;
+        }
+        let parts = Parts { remote_tag: tag, ..model.dialog.parts() };
+        let dialog = Dialog::new(&parts, self.presence.route_sets.intern(""), model.dialog.local_cseq(), None);
+        let model = self.presence.subscribers.get(first)?;
+        let fork = Subscriber {
+            contact,
+            dialog,
+            phase: Phase::Begun,
+            is_busy: false,
+            poll: model.poll.clone(),
+            expires: model.expires,
+            refresh: None,
+            probing: None,
+            forks_until: model.forks_until,
+            resources: Vec::new(),
+            is_informed: false,
+            is_in_doubt: false,
+        };
+        self.presence.add_subscriber(fork)
+    }
+
+    /// The body of a NOTIFY; `None`: it has none, or it is about somebody else.
+    fn read_body(&self, message: &sip::message::Message<'_>, contact: &Jid) -> Result<Option<Vec<Resource>>, Answer> {
+        if message.body().is_empty() {
+            return Ok(None);
+        }
+        let refuse = |status, reason: &'static str| Answer::new(status, reason, Counter::NotifyRefused);
+        let mut tree = Tree::default();
+        let language = message.header("Content-Language").and_then(first_language);
+        let content_type = message.header("Content-Type").unwrap_or_default();
+        if message.header("Content-Encoding").is_some_and(|coding| !coding.eq_ignore_ascii_case("identity")) {
+            return Err(refuse(415, "Unsupported Content-Encoding").with("Accept-Encoding", "identity"));
+        }
+        match document::from_pidf(content_type, message.body(), contact, language, &mut tree) {
+            Ok(mut resources) => {
+                resources.truncate(RESOURCES_MAX);
+                if self.presence.is_heavy() {
+                    resources.iter_mut().for_each(|resource| resource.statuses = Box::default());
+                }
+                Ok(Some(resources))
+            }
+            Err(Fault::Foreign) => Ok(None),
+            Err(Fault::Type) => Err(refuse(415, "Unsupported Media Type").with("Accept", subscription::ACCEPT)),
+            Err(Fault::Malformed) => Err(refuse(400, "The Presence Document Cannot Be Read")),
+        }
+    }
+
+    fn on_notify(&mut self, cx: &mut Cx<'_>, key: Key, state: SubscriptionState, resources: Option<Vec<Resource>>) {
+        let Some(subscriber) = self.presence.subscribers.get_mut(key) else { return };
+        let contact = subscriber.contact;
+        if let Some(poll) = subscriber.poll.clone() {
+            return self.polled(cx, key, &poll, state, resources);
+        }
+        let Some(entry) = self.presence.contacts.get_mut(contact) else { return };
+        entry.watch.last_in = Some(cx.now);
+        if subscriber.phase == Phase::Ending {
+            if matches!(state.status, Status::Terminated(_)) && !subscriber.is_busy {
+                self.presence.remove_subscriber(key);
+                self.watch_ended(cx, contact);
+                self.forget_if_empty(contact);
+            }
+            return;
+        }
+        (entry.watch.failures, entry.watch.failing_since, entry.watch.is_new) = (0, None, false);
+        entry.watch.problem = None;
+        match state.status {
+            Status::Terminated(reason) => {
+                self.presence.remove_subscriber(key);
+                self.watch_terminated(cx, contact, reason, state.retry_after_s);
+            }
+            status @ (Status::Active | Status::Pending) => {
+                subscriber.phase = Phase::Live;
+                let is_active = status == Status::Active;
+                // What is not approved says nothing that is to be believed (REQ-EVT-25).
+                if let Some(resources) = resources.filter(|_| is_active) {
+                    subscriber.resources = resources;
+                    subscriber.is_informed = true;
+                }
+                let seconds = state.expires_s.unwrap_or_else(|| {
+                    let left = subscriber.expires.since(cx.now).as_secs();
+                    u32::try_from(left).unwrap_or(u32::MAX).max(self.settings.presence.expires_s)
+                });
+                self.set_life(cx, key, seconds);
+                let Some(entry) = self.presence.contacts.get_mut(contact) else { return };
+                if is_active && entry.watch.state == Authorization::Pending {
+                    entry.watch.state = Authorization::Active;
+                    entry.watch.say_subscribed = true;
+                    entry.watch.asked_id = None;
+                    self.store(cx, contact);
+                }
+                self.presence.weigh(contact);
+                self.tell(cx, contact);
+            }
+        }
+    }
+
+    /// The notifier ended a subscription (REQ-8048-22).
+    fn watch_terminated(&mut self, cx: &mut Cx<'_>, key: Key, reason: Option<Reason>, retry_after: Option<u32>) {
+        match reason {
+            Some(Reason::Rejected | Reason::NoResource) => {
+                self.refused_for_good(cx, key, format_args!("reason={}", reason.map_or("", Reason::as_str)));
+            }
+            Some(Reason::Deactivated | Reason::Timeout) => self.begin_again(cx, key),
+            Some(Reason::Invariant) => {}
+            Some(Reason::Probation | Reason::Giveup) => {
+                self.try_later(cx, key, retry_after, reason.map_or("", Reason::as_str));
+            }
+            None if retry_after.is_some() => self.try_later(cx, key, retry_after, "terminated without a reason"),
+            None => self.begin_again(cx, key),
+        }
+    }
+
+    /// Subscribes anew at once, but not in a circle with a notifier that ends every
+    /// subscription as it begins.
+    fn begin_again(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(contact) = self.presence.contacts.get_mut(key) else { return };
+        let is_circle = contact.watch.last_out.is_some_and(|last| cx.now.since(last) < Duration::from_secs(5))
+            && contact.watch.failures > 2;
+        contact.watch.failures = contact.watch.failures.saturating_add(1);
+        contact.watch.last_out = Some(cx.now);
+        if is_circle {
+            self.try_later(cx, key, None, "every subscription is ended at once");
+        } else {
+            self.begin_watch(cx, key);
+        }
+    }
+
+    /// The answer to a poll came.
+    fn polled(
+        &mut self,
+        cx: &mut Cx<'_>,
+        key: Key,
+        asker: &str,
+        state: SubscriptionState,
+        resources: Option<Vec<Resource>>,
+    ) {
+        let Some(contact) = self.presence.subscribers.get(key).map(|subscriber| subscriber.contact) else { return };
+        if let Status::Terminated(Some(Reason::Rejected | Reason::NoResource)) = state.status
+            && let Some((sip, xmpp)) = self.presence.names(contact)
+        {
+            self.presence.note_refused(sip.bare(), xmpp.bare());
+            self.say_unsubscribed_to(cx, &sip, &xmpp);
+        } else if state.status != Status::Pending {
+            for resource in resources.unwrap_or_default() {
+                self.send_resource(cx, contact, asker, &resource);
+            }
+        }
+        let is_over = matches!(state.status, Status::Terminated(_));
+        if let Some(subscriber) = self.presence.subscribers.get_mut(key) {
+            if is_over && !subscriber.is_busy {
+                self.presence.remove_subscriber(key);
+            } else {
+                subscriber.phase = Phase::Ending;
+                subscriber.expires = cx.now.after(T1_64);
+                self.presence.arm_subscriber(key);
+            }
+        }
+        self.forget_if_empty(contact);
+    }
+}
+
+/// The user part of a SIP URI of ours.
+pub(super) fn user_of(uri: &str) -> &str {
+    uri.strip_prefix("sip:").and_then(|rest| rest.split_once('@')).map_or("", |(user, _)| user)
+}
+
+impl Answer {
+    /// The 200 to a SUBSCRIBE, with what makes the dialog.
+    pub(super) fn subscribed(expires: &str, contact: &str, record_route: &str) -> Self {
+        let mut answer = Self::new(200, "OK", Counter::SubscribeTaken)
+            .with("Expires", expires.to_owned())
+            .with("Contact", format!("<{contact}>"));
+        if !record_route.is_empty() {
+            answer = answer.with("Record-Route", record_route.to_owned());
+        }
+        answer
+    }
+}
