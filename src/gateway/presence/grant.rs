@@ -283,10 +283,15 @@ impl Gateway {
         }
         let grant = &mut contact.grant;
         grant.last_in = Some(cx.now);
+        grant.silent_probes = 0;
+        if resource.name.is_empty() {
+            grant.stale = Vec::new();
+        } else {
+            grant.stale.retain(|name| *name != resource.name);
+        }
         let was_known = core::mem::replace(&mut grant.is_known, true);
         let changed = take_in(&mut grant.resources, resource);
         let dialogs = grant.dialogs.clone();
-        self.presence.cancel(key, Task::ProbeOver);
         self.presence.weigh(key);
         for dialog in dialogs {
             let Some(notifier) = self.presence.notifiers.get_mut(dialog) else { continue };
@@ -384,9 +389,15 @@ impl Gateway {
         for task in [Task::Ask, Task::Probe, Task::ProbeOver] {
             self.presence.cancel(key, task);
         }
+        // What ends is not kept, though its last NOTIFY may take a while to arrive.
+        for dialog in &dialogs {
+            if let Some(notifier) = self.presence.notifiers.get_mut(*dialog).filter(|n| n.end.is_none()) {
+                notifier.end = Some(End { reason, retry_after_s, says_closed: false, is_sent: false });
+            }
+        }
         let record = self.store(cx, key);
         for dialog in dialogs {
-            self.end_notifier(cx, dialog, End { reason, retry_after_s, says_closed: false, is_sent: false });
+            self.notify(cx, dialog);
         }
         self.forget_if_empty(key);
         record
@@ -473,6 +484,9 @@ impl Gateway {
             Ok(()) => {
                 if let Some(contact) = self.presence.contacts.get_mut(key) {
                     contact.watch.in_flight = contact.watch.in_flight.saturating_add(1);
+                    let available = contact.grant.resources.iter().filter(|resource| resource.is_available);
+                    contact.grant.stale = available.map(|resource| resource.name.clone()).collect();
+                    contact.grant.silent_probes = contact.grant.silent_probes.saturating_add(1);
                 }
                 self.presence.plan(key, Task::ProbeOver, cx.now.after(PROBE_WAIT));
                 self.plan_check(cx, key);
@@ -494,10 +508,35 @@ impl Gateway {
         self.presence.plan(key, Task::Probe, cx.now.after(wait));
     }
 
-    /// A probe was not answered: servers are silent about users they do not have, so who
-    /// was never seen stays unknown, and who was seen before a fault counts as gone.
+    /// The time for answers to a probe is over. Clients that none of them named are gone;
+    /// if there was no answer at all, it may have been lost and is asked for once more.
     pub(super) fn probe_over(&mut self, cx: &mut Cx<'_>, key: Key) {
-        self.unknown(cx, key);
+        let Some(contact) = self.presence.contacts.get_mut(key) else { return };
+        match contact.grant.silent_probes {
+            0 => {}
+            1 => return self.probe(cx, key),
+            _ => return self.unknown(cx, key),
+        }
+        let stale = core::mem::take(&mut contact.grant.stale);
+        let mut changed = false;
+        for resource in contact.grant.resources.iter_mut().filter(|resource| stale.contains(&resource.name)) {
+            *resource = Resource::gone(&resource.name);
+            changed = true;
+        }
+        if changed {
+            self.state_changed(cx, key);
+        }
+    }
+
+    /// Every watcher has something to be told.
+    fn state_changed(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let dialogs = self.presence.contacts.get(key).map(|contact| contact.grant.dialogs.clone()).unwrap_or_default();
+        for dialog in dialogs {
+            if let Some(notifier) = self.presence.notifiers.get_mut(dialog) {
+                notifier.is_dirty = true;
+            }
+            self.notify(cx, dialog);
+        }
     }
 
     /// Nothing is known of the XMPP user any more: his clients count as gone, for who
@@ -505,16 +544,13 @@ impl Gateway {
     pub(super) fn unknown(&mut self, cx: &mut Cx<'_>, key: Key) {
         let Some(contact) = self.presence.contacts.get_mut(key) else { return };
         let mut changed = !core::mem::replace(&mut contact.grant.is_known, true);
+        (contact.grant.stale, contact.grant.silent_probes) = (Vec::new(), 0);
         for resource in contact.grant.resources.iter_mut().filter(|resource| resource.is_available) {
             *resource = Resource::gone(&resource.name);
             changed = true;
         }
-        let dialogs = contact.grant.dialogs.clone();
-        for dialog in dialogs.into_iter().filter(|_| changed) {
-            if let Some(notifier) = self.presence.notifiers.get_mut(dialog) {
-                notifier.is_dirty = true;
-            }
-            self.notify(cx, dialog);
+        if changed {
+            self.state_changed(cx, key);
         }
     }
 }
@@ -675,6 +711,8 @@ impl Gateway {
             return self.notifier_gone(cx, key);
         }
         if status < 300 {
+            // The interval runs from when it was there: it may have waited for a connection.
+            notifier.last_state = notifier.last_state.map(|_| cx.now);
             notifier.failures = 0;
             if let Some(contact) = self.presence.contacts.get_mut(contact) {
                 contact.grant.problem = None;

@@ -362,8 +362,15 @@ impl Gateway {
         for key in keys {
             let Some((_, xmpp)) = self.presence.names(key) else { continue };
             let Some(contact) = self.presence.contacts.get(key) else { continue };
-            let is_watched = contact.grant.state == table::Authorization::Active && !contact.grant.dialogs.is_empty();
-            if is_watched && xmpp.domain() == domain {
+            if contact.grant.state != table::Authorization::Active || xmpp.domain() != domain {
+                continue;
+            }
+            if contact.grant.dialogs.is_empty() {
+                // Nobody looks: it is asked when somebody does.
+                if let Some(contact) = self.presence.contacts.get_mut(key) {
+                    (contact.grant.is_known, contact.grant.resources) = (false, Vec::new());
+                }
+            } else {
                 let at = cx.now.after(Duration::from_millis(2000 + cx.rng.below(20_000)));
                 self.presence.plan_by(key, Task::Probe, at);
             }

@@ -107,7 +107,14 @@ impl Gateway {
             watch: code(contact.watch.state),
             grant: code(contact.grant.state),
             is_added: contact.grant.is_added,
-            shown: contact.watch.shown.iter().filter(|s| s.is_available).map(|s| &*s.name).collect(),
+            // One that is gone stays until the XMPP user is known to have heard it.
+            shown: contact
+                .watch
+                .shown
+                .iter()
+                .filter(|shown| shown.is_available || contact.watch.in_flight > 0)
+                .map(|shown| &*shown.name)
+                .collect(),
             dialogs: dialogs.collect(),
         };
         // A record of texts and numbers always has a postcard form.
@@ -143,7 +150,11 @@ impl Gateway {
             let shown = record.shown.iter().map(|name| Shown { name: (*name).into(), is_available: true, digest: 0 });
             contact.watch.shown = shown.collect();
         }
-        for dialog in &record.dialogs {
+        for dialog in record
+            .dialogs
+            .iter()
+            .filter(|_| matches!(state(record.grant), Authorization::Pending | Authorization::Active))
+        {
             let parts = Parts {
                 call_id: dialog.call_id,
                 local_tag: dialog.local_tag,

@@ -107,6 +107,10 @@ pub(super) struct Grant {
     pub(super) dialogs: Vec<Key>,
     /// The XMPP user's clients, those just gone among them.
     pub(super) resources: Vec<Resource>,
+    /// Those of them that the answers to a probe have not named yet.
+    pub(super) stale: Vec<Box<str>>,
+    /// Probes in a row that nothing came back to.
+    pub(super) silent_probes: u8,
     /// Is that the state? Else nothing is known.
     pub(super) is_known: bool,
     /// The SIP user has the XMPP user among his contacts: he asked to see him and did

@@ -153,8 +153,6 @@ impl Gateway {
             }
         }
         if let Some(contact) = self.presence.contacts.get_mut(key) {
-            // What is closed and not spoken of any more need not be remembered.
-            contact.watch.shown.retain(|shown| shown.is_available || known.iter().any(|r| r.name == shown.name));
             if news.iter().any(|resource| resource.name.is_empty() && !resource.is_available) {
                 contact.watch.shown.iter_mut().for_each(|shown| shown.is_available = false);
             }
@@ -173,7 +171,9 @@ impl Gateway {
         let shown = &contact.watch.shown;
         let mut news: Vec<Resource> = shown
             .iter()
-            .filter(|shown| shown.is_available && !known.iter().any(|resource| resource.name == shown.name))
+            .filter(|shown| {
+                (shown.is_available || shown.digest == 0) && !known.iter().any(|resource| resource.name == shown.name)
+            })
             .map(|shown| Resource::gone(&shown.name))
             .collect();
         let is_new = |resource: &&Resource| {
@@ -264,6 +264,12 @@ impl Gateway {
             return;
         }
         watch.unconfirmed = false;
+        // What is closed, and not spoken of any more, need not be remembered.
+        if watch.shown.iter().any(|shown| !shown.is_available && shown.digest != 0) {
+            self.forget_closed(cx, key);
+        }
+        let Some(contact) = self.presence.contacts.get_mut(key) else { return };
+        let watch = &mut contact.watch;
         if watch.problem.as_ref().is_some_and(|problem| problem.starts_with("xmpp:")) {
             watch.problem = None;
         }
@@ -272,6 +278,17 @@ impl Gateway {
             (watch.state, watch.error, watch.is_end_said) = (Authorization::None, None, false);
             self.store(cx, key);
             self.forget_if_empty(key);
+        }
+    }
+
+    fn forget_closed(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(known) = self.known(key) else { return };
+        let Some(contact) = self.presence.contacts.get_mut(key) else { return };
+        let before = contact.watch.shown.len();
+        let is_spoken_of = |shown: &Shown| shown.name.is_empty() || known.iter().any(|r| r.name == shown.name);
+        contact.watch.shown.retain(|shown| shown.is_available || shown.digest == 0 || is_spoken_of(shown));
+        if contact.watch.shown.len() != before {
+            self.store(cx, key);
         }
     }
 
