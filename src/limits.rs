@@ -117,6 +117,8 @@ pub const NOTIFIERS_MAX: usize = CONTACTS_MAX + 10_000;
 pub const NOTIFIERS_PER_CONTACT_MAX: usize = 8;
 /// Clients of one user whose presence is kept; what is said of more is dropped.
 pub const RESOURCES_MAX: usize = 16;
+/// Octets of the addresses and routes of one presence dialog; Lync's have about 2000.
+pub const DIALOG_OCTETS_MAX: usize = 4096;
 /// Octets of all texts that contacts and their dialogs hold: 419 for each contact.
 pub const PRESENCE_OCTETS_MAX: usize = 20 * 1024 * 1024;
 /// Memory of the fixed parts of a contact with one dialog, and of what leads to them.
@@ -157,7 +159,7 @@ pub const CONFIG_SLOT_OCTETS: usize = 256 * 1024;
 /// Octets of one record of the journal: a contact has a few addresses and states.
 pub const JOURNAL_RECORD_OCTETS_MAX: usize = 64 * 1024;
 /// Octets of a file of the journal that are read; one is begun anew long before.
-pub const JOURNAL_OCTETS_MAX: usize = 32 * 1024 * 1024;
+pub const JOURNAL_OCTETS_MAX: usize = 128 * 1024 * 1024;
 /// Octets up to which a file of the journal only grows; beyond it is begun anew when most
 /// of it is out of date.
 pub const JOURNAL_COMPACT_OCTETS_MIN: u64 = 1024 * 1024;

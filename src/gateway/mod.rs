@@ -90,6 +90,7 @@ impl Gateway {
 
     /// Takes new settings: what they do not touch goes on undisturbed.
     pub fn configure(&mut self, cx: &mut Cx<'_>, settings: Settings) {
+        self.presence_before(cx, &settings);
         self.settings = settings;
         self.routes = route::Routes::new(&self.settings);
         self.sip.configure(cx, &self.settings);
@@ -319,7 +320,7 @@ impl Gateway {
                     self.on_undelivered(cx, ticket, why);
                 }
             }
-            Event::Lost { theirs } => self.on_partner_lost(cx, &theirs),
+            Event::Lost { ours, theirs } => self.on_partner_lost(cx, &ours, &theirs),
             Event::Locate { place, domain, proxy } => {
                 let service = match &proxy {
                     Some((host, port)) => {

@@ -154,6 +154,9 @@ impl Gateway {
         match method {
             Method::Options => Ok(Accepted::Options),
             Method::Message => Ok(Accepted::Message { from, to: target }),
+            Method::Subscribe if from.local().is_none() => {
+                Err(Answer::new(403, "From Names No User", Counter::SipForbidden))
+            }
             Method::Subscribe => Ok(Accepted::Subscribe { from, to: target }),
             Method::Invite => Err(refuse_invite(message)),
             _ => Err(not_allowed()),

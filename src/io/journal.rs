@@ -295,7 +295,9 @@ impl Journal {
         }
         let grown = match &self.state {
             State::Good(opened) => {
-                let bound = (opened.snapshot_octets * JOURNAL_COMPACT_FACTOR).max(JOURNAL_COMPACT_OCTETS_MIN);
+                let bound = (opened.snapshot_octets * JOURNAL_COMPACT_FACTOR)
+                    .max(JOURNAL_COMPACT_OCTETS_MIN)
+                    .min(JOURNAL_OCTETS_MAX as u64 * 3 / 4);
                 opened.writer.octets() > bound
             }
             _ => false,

@@ -92,7 +92,9 @@ pub enum Event<'a> {
     /// A stream on which a partner's users had sent something broke: what is known of
     /// them may be out of date.
     Lost {
-        /// The partner's domain.
+        /// Our domain.
+        ours: String,
+        /// The partner's; empty for the server of a component.
         theirs: String,
     },
     /// Where are the servers of a domain? Answer with [`Server::located`].
@@ -552,7 +554,7 @@ impl Server {
         // A stream that was ended in good order leaves the state what it was.
         if stream.state == State::Open && !stream.proved.is_empty() && !self.is_shut {
             for pair in &stream.proved {
-                self.outcomes.push_back(Event::Lost { theirs: pair.theirs.clone() });
+                self.outcomes.push_back(Event::Lost { ours: pair.ours.clone(), theirs: pair.theirs.clone() });
             }
         }
         for delivery in &stream.deliveries {

@@ -17,7 +17,7 @@ use crate::base::time::Instant;
 use crate::base::xml::Tag;
 use crate::gateway::uas::Answer;
 use crate::gateway::{Gateway, message};
-use crate::limits::{RESOURCES_MAX, SUBSCRIBE_EXPIRES_MIN_S};
+use crate::limits::{DIALOG_OCTETS_MAX, NOTIFIERS_PER_CONTACT_MAX, RESOURCES_MAX, SUBSCRIBE_EXPIRES_MIN_S};
 use crate::sip;
 use crate::sip::dialog::{Dialog, Parts, target_of};
 use crate::sip::endpoint::{Failure, Method, Source};
@@ -96,6 +96,11 @@ impl Gateway {
         };
         let route_set = self.presence.route_sets.of(message.headers("Record-Route"));
         let record_route = route_set.to_string();
+        let texts = [parts.call_id, &local_tag, &remote_tag, &local_uri, &remote_uri, &target, &record_route];
+        if texts.iter().map(|text| text.len()).sum::<usize>() > DIALOG_OCTETS_MAX {
+            self.forget_if_empty(key);
+            return Err(refuse(513, "Addresses Or Routes Are Too Long"));
+        }
         let is_poll = expires == 0;
         let dialog = Dialog::new(&parts, route_set, 0, Some(message.cseq().number));
         let notifier = Notifier {
@@ -111,7 +116,9 @@ impl Gateway {
             end: None,
             poll: is_poll.then(|| cx.now.after(POLL_WAIT)),
             failures: 0,
+            octets: 0,
         };
+        self.make_room(key);
         let Some(dialog) = self.presence.add_notifier(notifier) else {
             self.forget_if_empty(key);
             return Err(Answer::overload("Too Many Subscriptions"));
@@ -119,34 +126,60 @@ impl Gateway {
         let user = message::sip_uri(to, false).ok();
         let uri = self.sip.contact(source.transport, user.as_deref().map_or("", user_of), &local_tag);
         cx.count(Counter::SubscribeTaken);
+        if !is_poll {
+            if let Some(contact) = self.presence.contacts.get_mut(key)
+                && !matches!(contact.grant.state, Authorization::Pending | Authorization::Active)
+            {
+                contact.grant.state = Authorization::Pending;
+                (contact.grant.resources, contact.grant.is_known) = (Vec::new(), false);
+                contact.grant.nick = display_name(message);
+            }
+            // What is answered stands after a restart.
+            self.store(cx, key);
+        }
         self.respond(cx, transaction, &Answer::subscribed(&expires.to_string(), &uri, &record_route));
         if is_poll {
             self.poll_grant(cx, key, dialog);
         } else {
-            self.watcher_came(cx, key, message);
+            self.watcher_came(cx, key);
             self.notify(cx, dialog);
         }
         Ok(())
     }
 
+    /// A phone that was started anew may have left dialogs behind: when a pair has as many
+    /// as it may, the oldest is given up.
+    fn make_room(&mut self, key: Key) {
+        let Some(contact) = self.presence.contacts.get(key) else { return };
+        if contact.grant.dialogs.len() < NOTIFIERS_PER_CONTACT_MAX {
+            return;
+        }
+        let expires = |dialog: &Key| self.presence.notifiers.get(*dialog).map(|notifier| notifier.expires);
+        if let Some(oldest) = contact.grant.dialogs.iter().copied().min_by_key(expires) {
+            self.presence.remove_notifier(oldest);
+        }
+    }
+
     /// A watcher has a dialog now: the XMPP user is asked for leave, or for his state.
-    fn watcher_came(&mut self, cx: &mut Cx<'_>, key: Key, message: &sip::message::Message<'_>) {
-        let nick = display_name(message);
+    fn watcher_came(&mut self, cx: &mut Cx<'_>, key: Key) {
         let Some(contact) = self.presence.contacts.get_mut(key) else { return };
         let was_added = core::mem::replace(&mut contact.grant.is_added, true);
+        if !was_added {
+            self.store(cx, key);
+        }
+        let Some(contact) = self.presence.contacts.get(key) else { return };
         match contact.grant.state {
-            Authorization::None | Authorization::Ended => {
-                contact.grant.state = Authorization::Pending;
-                (contact.grant.resources, contact.grant.is_known) = (Vec::new(), false);
-                contact.grant.nick = nick;
-                self.ask(cx, key);
+            Authorization::None | Authorization::Ended => {}
+            Authorization::Pending => {
+                // Asked and not answered: the XMPP user knows, or will when he can be reached.
+                if self.presence.planned(key, Task::Ask).is_none() {
+                    self.ask(cx, key);
+                }
             }
-            // Asked and not answered: the XMPP user knows, or will when he can be reached.
-            Authorization::Pending => {}
-            Authorization::Active if !contact.grant.is_known => self.probe(cx, key),
+            // Nobody looked for a while: what is known may be old.
+            Authorization::Active if self.presence.planned(key, Task::Probe).is_none() => self.probe(cx, key),
             Authorization::Active => {}
         }
-        self.store(cx, key);
         if !was_added && self.presence.contacts.get(key).is_some_and(|c| c.watch.state != Authorization::None) {
             // The XMPP user may watch him again.
             self.presence.plan_by(key, Task::Subscribe, cx.now);
@@ -201,24 +234,28 @@ impl Gateway {
         let event_id = check_subscribe(message)?;
         let known = self.presence.dialogs(message.call_id(), message.to().tag.unwrap_or_default());
         let dialog = known.iter().find_map(|key| if let DialogKey::Notifier(key) = key { Some(*key) } else { None });
-        let dialog = dialog.ok_or_else(Self::no_subscription)?;
-        let Some(notifier) = self.presence.notifiers.get(dialog) else { return Err(Self::no_subscription()) };
+        let dialog = dialog.ok_or_else(|| Self::no_subscription(Counter::SubscribeRefusedIn))?;
+        let Some(notifier) = self.presence.notifiers.get(dialog) else {
+            return Err(Self::no_subscription(Counter::SubscribeRefusedIn));
+        };
         let key = notifier.contact;
         let is_his = notifier.dialog.is_from(message)
             && notifier.event_id == event_id
             && notifier.end.is_none()
             && self.presence.names(key).is_some_and(|(sip, _)| sip.domain() == from.domain());
         if !is_his {
-            return Err(Self::no_subscription());
+            return Err(Self::no_subscription(Counter::SubscribeRefusedIn));
         }
         let expires = self.granted(message)?;
         let (now, local_tag) = (cx.now, notifier.dialog.local_tag().to_owned());
         let user = user_of(notifier.dialog.parts().local_uri).to_owned();
-        let Some(notifier) = self.presence.notifiers.get_mut(dialog) else { return Err(Self::no_subscription()) };
+        let Some(notifier) = self.presence.notifiers.get_mut(dialog) else {
+            return Err(Self::no_subscription(Counter::SubscribeRefusedIn));
+        };
         if !notifier.dialog.admits(message.cseq().number) {
             return Err(refuse(500, "A Later Request Came Before"));
         }
-        if let Some(target) = target_of(message) {
+        if let Some(target) = target_of(message).filter(|target| target.len() <= DIALOG_OCTETS_MAX / 2) {
             notifier.dialog.refresh_target(target);
         }
         if expires > 0 {
@@ -228,12 +265,18 @@ impl Gateway {
         }
         let uri = self.sip.contact(source.transport, &user, &local_tag);
         cx.count(Counter::SubscribeTaken);
-        self.respond(cx, transaction, &Answer::subscribed(&expires.to_string(), &uri, ""));
         if expires > 0 {
             self.store(cx, key);
+        }
+        self.respond(cx, transaction, &Answer::subscribed(&expires.to_string(), &uri, ""));
+        if expires > 0 {
             self.notify(cx, dialog);
         } else {
-            let is_last = self.presence.contacts.get(key).is_some_and(|c| c.grant.dialogs.len() == 1);
+            let lives = |other: &Key| {
+                *other != dialog
+                    && self.presence.notifiers.get(*other).is_some_and(|n| n.end.is_none() && n.poll.is_none())
+            };
+            let is_last = !self.presence.contacts.get(key).is_some_and(|c| c.grant.dialogs.iter().any(lives));
             if let Some(contact) = self.presence.contacts.get_mut(key).filter(|_| is_last) {
                 // He took him off his list.
                 contact.grant.is_added = false;
@@ -241,6 +284,7 @@ impl Gateway {
             let end = End { reason: Reason::Timeout, retry_after_s: None, says_closed: true, is_sent: false };
             self.end_notifier(cx, dialog, end);
             self.store(cx, key);
+            self.suspend_watch(cx, key);
         }
         Ok(())
     }
@@ -292,6 +336,9 @@ impl Gateway {
         let was_known = core::mem::replace(&mut grant.is_known, true);
         let changed = take_in(&mut grant.resources, resource);
         let dialogs = grant.dialogs.clone();
+        if dialogs.is_empty() {
+            grant.resources.retain(|resource| resource.is_available);
+        }
         self.presence.weigh(key);
         for dialog in dialogs {
             let Some(notifier) = self.presence.notifiers.get_mut(dialog) else { continue };
@@ -399,6 +446,7 @@ impl Gateway {
         for dialog in dialogs {
             self.notify(cx, dialog);
         }
+        self.suspend_watch(cx, key);
         self.forget_if_empty(key);
         record
     }
@@ -454,6 +502,7 @@ impl Gateway {
             Ok(()) => {
                 if let Some(contact) = self.presence.contacts.get_mut(key) {
                     contact.watch.in_flight = contact.watch.in_flight.saturating_add(1);
+                    contact.grant.is_asking = true;
                     contact.grant.last_out = Some(cx.now);
                 }
                 self.presence.plan(key, Task::Ask, cx.now.after(ASK_AGAIN));
@@ -647,7 +696,10 @@ impl Gateway {
                     "presence.not-sent",
                     format_args!("side=ours method=NOTIFY cause={}", Escaped(refusal_in_words(refused))),
                 );
-                if self.ending || refused == sip::endpoint::Refused::Malformed {
+                if self.ending {
+                    // He is not told, so he is kept, and served again after the start.
+                    notifier.end = None;
+                } else if refused == sip::endpoint::Refused::Malformed {
                     self.notifier_gone(cx, key);
                 } else {
                     self.presence.arm_notifier(key, Some(cx.now.after(ROOM_RETRY)));
@@ -766,21 +818,32 @@ impl Gateway {
     fn notifier_gone(&mut self, cx: &mut Cx<'_>, key: Key) {
         let Some(notifier) = self.presence.remove_notifier(key) else { return };
         let contact_key = notifier.contact;
-        self.store(cx, contact_key);
+        if notifier.poll.is_none() {
+            self.store(cx, contact_key);
+        }
         if notifier.end.is_none() && notifier.poll.is_none() {
             self.say_watcher_gone(cx, contact_key);
         }
         let Some(contact) = self.presence.contacts.get(contact_key) else { return };
         let is_last = contact.grant.dialogs.is_empty();
+        let is_polled = contact.grant.dialogs.iter().any(|dialog| {
+            self.presence.notifiers.get(*dialog).is_some_and(|other| other.poll.is_some() && other.end.is_none())
+        });
+        let state = contact.grant.state;
         if is_last {
             // Nobody is told any more, so nobody has to be asked.
-            for task in [Task::Probe, Task::ProbeOver] {
+            for task in [Task::Ask, Task::Probe, Task::ProbeOver] {
                 self.presence.cancel(contact_key, task);
             }
-            if let Some(contact) = self.presence.contacts.get_mut(contact_key)
-                && contact.grant.state != Authorization::Active
-            {
-                (contact.grant.resources, contact.grant.is_known) = (Vec::new(), false);
+        }
+        if let Some(contact) = self.presence.contacts.get_mut(contact_key)
+            && state != Authorization::Active
+            && !is_polled
+        {
+            (contact.grant.resources, contact.grant.is_known) = (Vec::new(), false);
+            if is_last && state == Authorization::Pending && !contact.grant.is_added {
+                contact.grant.state = Authorization::None;
+                self.store(cx, contact_key);
             }
         }
         self.forget_if_empty(contact_key);
@@ -855,7 +918,14 @@ fn take_in(resources: &mut Vec<Resource>, new: Resource) -> bool {
         }
         // One that goes and was never seen is nothing to anybody.
         None if !new.is_available => false,
-        None if is_full => false,
+        None if is_full => match resources.iter_mut().find(|resource| !resource.is_available) {
+            // One that is gone makes room.
+            Some(gone) => {
+                *gone = new;
+                true
+            }
+            None => false,
+        },
         None => {
             resources.push(new);
             true

@@ -52,7 +52,7 @@ const RETRY_MAX: Duration = Duration::from_secs(1800);
 /// Wait when a table or a queue has no room.
 const ROOM_RETRY: Duration = Duration::from_secs(1);
 /// Everything is asked anew within this time after a start: spread, not a storm.
-const RESTART_SPREAD_MS: u64 = 40_000;
+const RESTART_SPREAD_MS: u64 = 30_000;
 
 const fn subscriber_ticket(key: Key) -> Ticket {
     Ticket(Key::from_bits(key.to_bits() | OF_PRESENCE))
@@ -202,8 +202,11 @@ impl Gateway {
             type_: Some(type_),
             lang: None,
         };
-        cx.count(Counter::XmppPresenceOut);
-        self.xmpp.send(cx, ticket, from.domain(), to.domain(), |w| head.emit_empty(w))
+        let sent = self.xmpp.send(cx, ticket, from.domain(), to.domain(), |w| head.emit_empty(w));
+        if sent.is_ok() {
+            cx.count(Counter::XmppPresenceOut);
+        }
+        sent
     }
 
     /// Has `send` the way to a SIP domain: everything for it goes through its own
@@ -315,7 +318,12 @@ impl Gateway {
             }
             match self.presence.waiting.pop_front() {
                 Some((_, Waiting::Handled(handle))) => self.xmpp.handled(cx, handle),
-                Some((_, Waiting::Contact(key))) => self.tell(cx, key),
+                Some((_, Waiting::Contact(key))) => {
+                    if let Some(contact) = self.presence.contacts.get_mut(key) {
+                        contact.watch.waits = false;
+                    }
+                    self.presence.plan_by(key, Task::Tell, cx.now);
+                }
                 None => break,
             }
         }
@@ -330,6 +338,21 @@ impl Gateway {
             match what {
                 Waiting::Handled(handle) => self.xmpp.handled(cx, handle),
                 Waiting::Contact(_) => self.presence.waiting.push_back((record, what)),
+            }
+        }
+    }
+
+    /// The settings are about to change: who watches somebody of a SIP domain that goes is
+    /// told while there is a stream to tell it on.
+    pub(super) fn presence_before(&mut self, cx: &mut Cx<'_>, settings: &crate::settings::Settings) {
+        let stays = |domain: &str| settings.sip_domains.iter().any(|served| served.domain == domain);
+        if self.settings.sip_domains.iter().all(|served| stays(&served.domain)) {
+            return;
+        }
+        let keys: Vec<Key> = self.presence.contacts.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            if self.presence.names(key).is_some_and(|(sip, _)| !stays(sip.domain())) {
+                self.say_gone(cx, key);
             }
         }
     }
@@ -357,12 +380,17 @@ impl Gateway {
 
     /// A partner was lost in the middle of things: what its users' presence is now is
     /// asked again, a little later and spread.
-    pub(super) fn on_partner_lost(&mut self, cx: &mut Cx<'_>, domain: &str) {
+    pub(super) fn on_partner_lost(&mut self, cx: &mut Cx<'_>, ours: &str, theirs: &str) {
+        if !theirs.is_empty() && self.routes.xmpp_domain(&self.settings, theirs).is_none() {
+            return;
+        }
         let keys: Vec<Key> = self.presence.contacts.iter().map(|(key, _)| key).collect();
         for key in keys {
-            let Some((_, xmpp)) = self.presence.names(key) else { continue };
+            let Some((sip, xmpp)) = self.presence.names(key) else { continue };
             let Some(contact) = self.presence.contacts.get(key) else { continue };
-            if contact.grant.state != table::Authorization::Active || xmpp.domain() != domain {
+            // Behind the server of a component is everybody.
+            let is_theirs = xmpp.domain() == theirs || (theirs.is_empty() && sip.domain() == ours);
+            if contact.grant.state != table::Authorization::Active || !is_theirs {
                 continue;
             }
             if contact.grant.dialogs.is_empty() {
@@ -401,8 +429,8 @@ impl Gateway {
     }
 
     /// The answer to a SUBSCRIBE or a NOTIFY that belongs to no dialog.
-    fn no_subscription() -> Answer {
-        Answer::new(481, "Subscription Does Not Exist", Counter::SipRequestRefused)
+    fn no_subscription(counter: Counter) -> Answer {
+        Answer::new(481, "Subscription Does Not Exist", counter)
     }
 }
 

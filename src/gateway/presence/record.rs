@@ -59,10 +59,13 @@ const fn code(state: Authorization) -> u8 {
     }
 }
 
+/// Active, and `subscribed` is not known to have arrived.
+const UNTOLD: u8 = 4;
+
 const fn state(code: u8) -> Authorization {
     match code {
         1 => Authorization::Pending,
-        2 => Authorization::Active,
+        2 | UNTOLD => Authorization::Active,
         3 => Authorization::Ended,
         _ => Authorization::None,
     }
@@ -104,7 +107,10 @@ impl Gateway {
         let record = Record {
             sip: sip.as_str(),
             xmpp: xmpp.as_str(),
-            watch: code(contact.watch.state),
+            watch: match contact.watch.state {
+                Authorization::Active if contact.watch.say_subscribed || contact.watch.unconfirmed => UNTOLD,
+                state => code(state),
+            },
             grant: code(contact.grant.state),
             is_added: contact.grant.is_added,
             // One that is gone stays until the XMPP user is known to have heard it.
@@ -145,6 +151,7 @@ impl Gateway {
         };
         if let Some(contact) = self.presence.contacts.get_mut(key) {
             contact.watch.state = state(record.watch);
+            contact.watch.say_subscribed = record.watch == UNTOLD;
             contact.grant.state = state(record.grant);
             contact.grant.is_added = record.is_added;
             let shown = record.shown.iter().map(|name| Shown { name: (*name).into(), is_available: true, digest: 0 });
@@ -182,6 +189,7 @@ impl Gateway {
                 end: None,
                 poll: None,
                 failures: 0,
+                octets: 0,
             };
             self.presence.add_notifier(notifier);
         }
@@ -195,6 +203,9 @@ impl Gateway {
             let at = cx.now.after(Duration::from_millis(1000 + cx.rng.below(RESTART_SPREAD_MS)));
             let Some(contact) = self.presence.contacts.get(key) else { continue };
             let (watch, grant, dialogs) = (contact.watch.state, contact.grant.state, contact.grant.dialogs.clone());
+            if contact.watch.say_subscribed {
+                self.presence.plan(key, Task::Tell, at);
+            }
             match watch {
                 Authorization::Pending | Authorization::Active => self.presence.plan(key, Task::Subscribe, at),
                 Authorization::Ended => self.presence.plan(key, Task::Tell, at),

@@ -5,7 +5,9 @@
 use super::document::{self, Fault};
 use super::state::Resource;
 use super::table::{Authorization, DialogKey, Phase, Subscriber, Task};
-use super::{Headers, ROOM_RETRY, failure_in_words, give, refusal_in_words, subscriber_ticket};
+use super::{
+    Headers, RETRY_FIRST, ROOM_RETRY, failure_in_words, give, refusal_in_words, seconds_after, subscriber_ticket,
+};
 use crate::base::counters::Counter;
 use crate::base::cx::Cx;
 use crate::base::net::{CloseReason, LinkId};
@@ -17,7 +19,7 @@ use crate::gateway::content::outward::first_language;
 use crate::gateway::route::{SipSource, may_send_for};
 use crate::gateway::uas::Answer;
 use crate::gateway::{Gateway, error, message};
-use crate::limits::RESOURCES_MAX;
+use crate::limits::{DIALOG_OCTETS_MAX, RESOURCES_MAX};
 use crate::sip;
 use crate::sip::dialog::{Dialog, Parts, target_of};
 use crate::sip::endpoint::{Failure, Method};
@@ -32,6 +34,8 @@ const PROBE_WAIT: Duration = Duration::from_secs(5);
 const EXAMINE_AGAIN: Duration = Duration::from_secs(1800);
 /// Dialogs that are asked when a connection is gone.
 const EXAMINED_FIRST: usize = 4;
+/// A refresh comes no sooner than this after what it refreshes.
+const REFRESH_MIN: Duration = Duration::from_secs(5);
 /// Longest life that is believed.
 const EXPIRES_MAX_S: u32 = 7 * 24 * 3600;
 
@@ -89,6 +93,7 @@ impl Gateway {
             resources: Vec::new(),
             is_informed: false,
             is_in_doubt: false,
+            octets: 0,
         };
         let subscriber = self.presence.add_subscriber(subscriber)?;
         self.presence.arm_subscriber(subscriber);
@@ -152,6 +157,7 @@ impl Gateway {
             }
             Phase::Ending => {
                 self.presence.remove_subscriber(key);
+                self.watch_ended(cx, contact);
                 self.forget_if_empty(contact);
             }
             Phase::Live if subscriber.expires <= cx.now => {
@@ -259,8 +265,21 @@ impl Gateway {
             // The path back is the one the answer came by, from its far end.
             let mut route: Vec<&str> = message.headers("Record-Route").collect();
             route.reverse();
+            route.truncate(if route.iter().map(|value| value.len()).sum::<usize>() > DIALOG_OCTETS_MAX {
+                0
+            } else {
+                64
+            });
             let route_set = self.presence.route_sets.of(route.into_iter());
             subscriber.dialog.confirm(tag, target_of(message), route_set);
+        }
+        if subscriber.poll.is_some() {
+            if subscriber.phase == Phase::Ending {
+                // Its NOTIFY came before.
+                self.presence.remove_subscriber(key);
+                self.forget_if_empty(contact);
+            }
+            return;
         }
         if let Some(contact) = self.presence.contacts.get_mut(contact) {
             (contact.watch.is_new, contact.watch.asked_id) = (false, None);
@@ -273,8 +292,15 @@ impl Gateway {
                 }
                 self.watch_ended(cx, contact);
             }
-            Phase::Begun => {}
+            // The deadline is still that of the first NOTIFY.
+            Phase::Begun => {
+                let granted = message.expires().unwrap_or(asked).min(EXPIRES_MAX_S);
+                subscriber.expires = seconds_after(cx.now, granted);
+            }
             Phase::Live => {
+                if let Some(target) = target_of(message).filter(|target| target.len() <= DIALOG_OCTETS_MAX / 2) {
+                    subscriber.dialog.refresh_target(target);
+                }
                 let granted = message.expires().unwrap_or(asked).min(EXPIRES_MAX_S);
                 self.set_life(cx, key, granted);
             }
@@ -287,7 +313,9 @@ impl Gateway {
         let life = Duration::from_secs(u64::from(seconds.clamp(1, EXPIRES_MAX_S)));
         subscriber.expires = cx.now.after(life);
         if !subscriber.is_busy && subscriber.probing.is_none() {
-            subscriber.refresh = Some(cx.now.after(subscription::refresh_after(life, cx.rng.below(1000))));
+            // A life that is too short to be refreshed in good order runs out.
+            let after = subscription::refresh_after(life, cx.rng.below(1000));
+            subscriber.refresh = (after >= REFRESH_MIN).then(|| cx.now.after(after));
         }
         self.presence.arm_subscriber(key);
     }
@@ -475,28 +503,47 @@ impl Gateway {
         from: &Jid,
     ) -> Result<(), Answer> {
         let refuse = |status, reason: &'static str| Answer::new(status, reason, Counter::NotifyRefused);
-        let key = self.subscriber_of(cx.now, message, from).ok_or_else(Self::no_subscription)?;
+        let key =
+            self.subscriber_of(cx.now, message, from).ok_or_else(|| Self::no_subscription(Counter::NotifyRefused))?;
         let event = Event::of(message).ok_or_else(|| refuse(489, "Bad Event"))?;
         if event.package != subscription::PRESENCE || event.id.is_some() {
             return Err(refuse(489, "Bad Event").with("Allow-Events", subscription::PRESENCE));
         }
         let state = SubscriptionState::of(message).ok_or_else(|| refuse(400, "Subscription-State Is Missing"))?;
-        let Some(subscriber) = self.presence.subscribers.get_mut(key) else { return Err(Self::no_subscription()) };
+        let Some(subscriber) = self.presence.subscribers.get_mut(key) else {
+            return Err(Self::no_subscription(Counter::NotifyRefused));
+        };
         if !subscriber.dialog.admits(message.cseq().number) {
             return Err(refuse(500, "A Later Request Came Before"));
         }
         let contact = subscriber.contact;
-        let (sip, _) = self.presence.names(contact).ok_or_else(Self::no_subscription)?;
+        let (sip, _) = self.presence.names(contact).ok_or_else(|| Self::no_subscription(Counter::NotifyRefused))?;
         let resources = self.read_body(message, &sip)?;
         self.respond(cx, transaction, &Answer::new(200, "OK", Counter::NotifyTaken));
         cx.count(Counter::NotifyTaken);
-        let tag = message.from().tag.unwrap_or_default();
-        let route_set = self.presence.route_sets.of(message.headers("Record-Route"));
-        if let Some(subscriber) = self.presence.subscribers.get_mut(key) {
-            subscriber.dialog.confirm(tag, target_of(message), route_set);
-        }
+        self.learn_dialog(key, message);
         self.on_notify(cx, key, state, resources);
         Ok(())
+    }
+
+    /// The first NOTIFY says who the other end is and by which way it is reached (RFC 6665
+    /// section 4.4.1); later ones may move the target, never the route set (RFC 3261
+    /// section 12.2).
+    fn learn_dialog(&mut self, key: Key, message: &sip::message::Message<'_>) {
+        let target = target_of(message).filter(|target| target.len() <= DIALOG_OCTETS_MAX / 2);
+        let Some(subscriber) = self.presence.subscribers.get(key) else { return };
+        let is_first = subscriber.phase == Phase::Begun || subscriber.dialog.remote_tag().is_empty();
+        let octets: usize = message.headers("Record-Route").map(str::len).sum();
+        let route_set = (is_first && octets <= DIALOG_OCTETS_MAX)
+            .then(|| self.presence.route_sets.of(message.headers("Record-Route")));
+        let Some(subscriber) = self.presence.subscribers.get_mut(key) else { return };
+        match (route_set, target) {
+            (Some(route_set), target) => {
+                subscriber.dialog.confirm(message.from().tag.unwrap_or_default(), target, route_set);
+            }
+            (None, Some(target)) => subscriber.dialog.refresh_target(target),
+            (None, None) => {}
+        }
     }
 
     /// Whose NOTIFY is it? One with another From tag in the time after the SUBSCRIBE is
@@ -537,8 +584,11 @@ impl Gateway {
             resources: Vec::new(),
             is_informed: false,
             is_in_doubt: false,
+            octets: 0,
         };
-        self.presence.add_subscriber(fork)
+        let key = self.presence.add_subscriber(fork)?;
+        self.presence.arm_subscriber(key);
+        Some(key)
     }
 
     /// The body of a NOTIFY; `None`: it has none, or it is about somebody else.
@@ -583,14 +633,15 @@ impl Gateway {
             }
             return;
         }
-        (entry.watch.failures, entry.watch.failing_since, entry.watch.is_new) = (0, None, false);
-        entry.watch.problem = None;
+        entry.watch.is_new = false;
         match state.status {
             Status::Terminated(reason) => {
                 self.presence.remove_subscriber(key);
                 self.watch_terminated(cx, contact, reason, state.retry_after_s);
             }
             status @ (Status::Active | Status::Pending) => {
+                (entry.watch.failures, entry.watch.failing_since, entry.watch.problem) = (0, None, None);
+                let was_begun = subscriber.phase == Phase::Begun;
                 subscriber.phase = Phase::Live;
                 let is_active = status == Status::Active;
                 // What is not approved says nothing that is to be believed (REQ-EVT-25).
@@ -598,11 +649,18 @@ impl Gateway {
                     subscriber.resources = resources;
                     subscriber.is_informed = true;
                 }
-                let seconds = state.expires_s.unwrap_or_else(|| {
-                    let left = subscriber.expires.since(cx.now).as_secs();
-                    u32::try_from(left).unwrap_or(u32::MAX).max(self.settings.presence.expires_s)
-                });
-                self.set_life(cx, key, seconds);
+                let left = u32::try_from(subscriber.expires.since(cx.now).as_secs()).unwrap_or(u32::MAX);
+                let seconds = match state.expires_s {
+                    Some(seconds) => Some(seconds),
+                    // The 200, which says how long, is still to come.
+                    None if was_begun && subscriber.is_busy => Some(self.settings.presence.expires_s),
+                    None if was_begun => Some(left),
+                    None => None,
+                };
+                match seconds {
+                    Some(seconds) => self.set_life(cx, key, seconds),
+                    None => self.presence.arm_subscriber(key),
+                }
                 let Some(entry) = self.presence.contacts.get_mut(contact) else { return };
                 if is_active && entry.watch.state == Authorization::Pending {
                     entry.watch.state = Authorization::Active;
@@ -636,10 +694,8 @@ impl Gateway {
     /// subscription as it begins.
     fn begin_again(&mut self, cx: &mut Cx<'_>, key: Key) {
         let Some(contact) = self.presence.contacts.get_mut(key) else { return };
-        let is_circle = contact.watch.last_out.is_some_and(|last| cx.now.since(last) < Duration::from_secs(5))
-            && contact.watch.failures > 2;
-        contact.watch.failures = contact.watch.failures.saturating_add(1);
-        contact.watch.last_out = Some(cx.now);
+        let is_circle = contact.watch.begun_again.is_some_and(|at| cx.now.since(at) < RETRY_FIRST);
+        contact.watch.begun_again = Some(cx.now);
         if is_circle {
             self.try_later(cx, key, None, "every subscription is ended at once");
         } else {

@@ -88,6 +88,12 @@ pub(super) struct Watch {
     pub(super) last_in: Option<Instant>,
     pub(super) last_out: Option<Instant>,
     pub(super) last_probe: Option<Instant>,
+    /// When a subscription was last begun again at the notifier's word.
+    pub(super) begun_again: Option<Instant>,
+    /// It waits for its record to be safe.
+    pub(super) waits: bool,
+    /// Attempts in a row to tell the XMPP user that came to nothing.
+    pub(super) tell_failures: u8,
 }
 
 /// What the XMPP user was told of one client.
@@ -116,6 +122,8 @@ pub(super) struct Grant {
     /// The SIP user has the XMPP user among his contacts: he asked to see him and did
     /// not take it back.
     pub(super) is_added: bool,
+    /// `subscribe` was sent and is not known to have arrived.
+    pub(super) is_asking: bool,
     /// The display name of the SIP user, until `subscribe` went out.
     pub(super) nick: Option<Box<str>>,
     /// What failed last, and on which side; `None`: it works.
@@ -164,6 +172,8 @@ pub(super) struct Subscriber {
     pub(super) is_informed: bool,
     /// The next refresh asks whether the dialog still stands, whoever is online.
     pub(super) is_in_doubt: bool,
+    /// Octets of the dialog as they were counted.
+    pub(super) octets: usize,
 }
 
 /// How far a subscriber is.
@@ -199,6 +209,8 @@ pub(super) struct Notifier {
     /// The watcher asked once: until then the answer to a probe is waited for.
     pub(super) poll: Option<Instant>,
     pub(super) failures: u8,
+    /// Octets of the dialog as they were counted.
+    pub(super) octets: usize,
 }
 
 /// How a notifier's dialog ends.
@@ -375,7 +387,9 @@ impl Table {
         if self.contacts.is_full() || self.octets > PRESENCE_OCTETS_MAX {
             return Err(NoRoom::Table);
         }
-        let (Some(sip_key), Some(xmpp_key)) = (self.user_or_new(sip), self.user_or_new(xmpp)) else {
+        let Some(sip_key) = self.user_or_new(sip) else { return Err(NoRoom::Table) };
+        let Some(xmpp_key) = self.user_or_new(xmpp) else {
+            self.release_user(sip_key);
             return Err(NoRoom::Table);
         };
         let contacts = |key| self.users.get(key).map_or(0, |user| user.contacts);
@@ -519,13 +533,14 @@ impl Table {
     }
 
     /// Enters a subscriber; `None`: no room.
-    pub(super) fn add_subscriber(&mut self, subscriber: Subscriber) -> Option<Key> {
+    pub(super) fn add_subscriber(&mut self, mut subscriber: Subscriber) -> Option<Key> {
         let contact = subscriber.contact;
         if self.contacts.get(contact)?.watch.dialogs.len() >= FORKS_MAX {
             return None;
         }
         let (call_id, tag) = (subscriber.dialog.call_id().to_owned(), subscriber.dialog.local_tag().to_owned());
         let octets = subscriber.dialog.octets();
+        subscriber.octets = octets;
         let key = self.subscribers.insert(subscriber).ok()?;
         self.octets += octets;
         if !self.index(&call_id, &tag, DialogKey::Subscriber(key)) {
@@ -539,7 +554,7 @@ impl Table {
     pub(super) fn remove_subscriber(&mut self, key: Key) -> Option<Subscriber> {
         let subscriber = self.subscribers.remove(key)?;
         self.timers.stop(SUBSCRIBER_TIMERS_FROM + key.index());
-        self.octets = self.octets.saturating_sub(subscriber.dialog.octets());
+        self.octets = self.octets.saturating_sub(subscriber.octets);
         self.unindex(&subscriber.dialog, DialogKey::Subscriber(key));
         if let Some(contact) = self.contacts.get_mut(subscriber.contact) {
             contact.watch.dialogs.retain(|other| *other != key);
@@ -548,13 +563,14 @@ impl Table {
     }
 
     /// Enters a notifier; `None`: no room.
-    pub(super) fn add_notifier(&mut self, notifier: Notifier) -> Option<Key> {
+    pub(super) fn add_notifier(&mut self, mut notifier: Notifier) -> Option<Key> {
         let contact = notifier.contact;
         if self.contacts.get(contact)?.grant.dialogs.len() >= crate::limits::NOTIFIERS_PER_CONTACT_MAX {
             return None;
         }
         let (call_id, tag) = (notifier.dialog.call_id().to_owned(), notifier.dialog.local_tag().to_owned());
         let octets = notifier.dialog.octets();
+        notifier.octets = octets;
         let key = self.notifiers.insert(notifier).ok()?;
         self.octets += octets;
         if !self.index(&call_id, &tag, DialogKey::Notifier(key)) {
@@ -568,7 +584,7 @@ impl Table {
     pub(super) fn remove_notifier(&mut self, key: Key) -> Option<Notifier> {
         let notifier = self.notifiers.remove(key)?;
         self.timers.stop(NOTIFIER_TIMERS_FROM + key.index());
-        self.octets = self.octets.saturating_sub(notifier.dialog.octets());
+        self.octets = self.octets.saturating_sub(notifier.octets);
         self.unindex(&notifier.dialog, DialogKey::Notifier(key));
         if let Some(contact) = self.contacts.get_mut(notifier.contact) {
             contact.grant.dialogs.retain(|other| *other != key);

@@ -55,7 +55,13 @@ impl Gateway {
                     // What lasts is promised when it does.
                     let record = contact.record;
                     let is_waiting = contact.watch.say_subscribed;
+                    if contact.watch.waits {
+                        return Ok(());
+                    }
                     if is_waiting {
+                        if let Some(contact) = self.presence.contacts.get_mut(key) {
+                            contact.watch.waits = true;
+                        }
                         self.presence.waiting.push_back((record, Waiting::Contact(key)));
                         return Ok(());
                     }
@@ -100,6 +106,7 @@ impl Gateway {
             }
         }
         if is_informed {
+            known.truncate(crate::limits::RESOURCES_MAX);
             return Some(known);
         }
         // Nobody speaks for the contact any more, or will in a moment.
@@ -245,13 +252,20 @@ impl Gateway {
         };
         cx.debug("presence.not-told", format_args!("side=xmpp cause={refused:?}"));
         match refused {
-            Refused::Overload => Err(Stop::Later(cx.now.after(ROOM_RETRY))),
+            Refused::Overload => {
+                let spread = Duration::from_millis(cx.rng.below(1000));
+                Err(Stop::Later(cx.now.after(ROOM_RETRY + spread)))
+            }
             Refused::NotPartner => Err(Stop::Never),
             Refused::TooLarge { .. } => {
                 cx.count(Counter::PresenceOverload);
                 Ok(())
             }
-            Refused::Failed(_) => Err(Stop::Later(cx.now.after(back_off(cx, 0)))),
+            Refused::Failed(_) => {
+                let wait = back_off(cx, contact.watch.tell_failures);
+                contact.watch.tell_failures = contact.watch.tell_failures.saturating_add(1);
+                Err(Stop::Later(cx.now.after(wait)))
+            }
         }
     }
 
@@ -263,7 +277,18 @@ impl Gateway {
         if watch.in_flight > 0 {
             return;
         }
-        watch.unconfirmed = false;
+        let was_unconfirmed = core::mem::take(&mut watch.unconfirmed);
+        watch.tell_failures = 0;
+        contact.grant.is_asking = false;
+        if contact.grant.problem.as_ref().is_some_and(|problem| problem.starts_with("xmpp:")) {
+            contact.grant.problem = None;
+        }
+        if was_unconfirmed && contact.watch.state == Authorization::Active {
+            // From now on it need not be said again after a restart.
+            self.store(cx, key);
+        }
+        let Some(contact) = self.presence.contacts.get_mut(key) else { return };
+        let watch = &mut contact.watch;
         // What is closed, and not spoken of any more, need not be remembered.
         if watch.shown.iter().any(|shown| !shown.is_available && shown.digest != 0) {
             self.forget_closed(cx, key);
@@ -313,11 +338,16 @@ impl Gateway {
         if core::mem::take(&mut watch.unconfirmed) && watch.state == Authorization::Active {
             watch.say_subscribed = true;
         }
-        let wait = back_off(cx, 0);
+        let wait = back_off(cx, watch.tell_failures);
+        watch.tell_failures = watch.tell_failures.saturating_add(1);
+        let was_asking = core::mem::take(&mut contact.grant.is_asking);
+        let watch = &mut contact.watch;
         if matches!(watch.state, Authorization::Active | Authorization::Ended) {
             self.presence.plan_by(key, Task::Tell, cx.now.after(wait));
         }
-        self.ask_later(cx, key, false);
+        if was_asking {
+            self.ask_later(cx, key, false);
+        }
         if probe_is_open {
             self.presence.cancel(key, Task::ProbeOver);
             self.unknown(cx, key);
