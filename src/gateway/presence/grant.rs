@@ -783,7 +783,11 @@ impl Gateway {
         let Some(notifier) = self.presence.notifiers.get_mut(key) else { return };
         notifier.is_busy = false;
         let contact = notifier.contact;
-        let is_over = notifier.end.is_some_and(|end| end.is_sent) || failure == Failure::Timeout;
+        // The end is told, too, when he can be reached again: he still shows what he saw.
+        let is_over = failure == Failure::Timeout || (notifier.end.is_some() && notifier.expires <= cx.now);
+        if let Some(end) = &mut notifier.end {
+            end.is_sent = false;
+        }
         self.log_notify_failure(cx, contact, failure_in_words(failure));
         if is_over { self.notifier_gone(cx, key) } else { self.notify_later(cx, key, None) }
     }
