@@ -57,7 +57,7 @@ impl Gateway {
                 peer_believes: joined(told),
                 last_in: ago(watch.last_in),
                 last_out: ago(watch.last_out),
-                next_refresh: refresh.or(self.presence.planned(key, Task::Subscribe)).map(|at| at.since(now)),
+                next_refresh: refresh.or_else(|| self.presence.planned(key, Task::Subscribe)).map(|at| at.since(now)),
                 problem: watch.problem.as_deref().map(str::to_owned),
             },
             sip_watches: Direction {

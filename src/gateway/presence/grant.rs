@@ -33,6 +33,10 @@ const STATE_INTERVAL: Duration = Duration::from_secs(5);
 const POLL_WAIT: Duration = Duration::from_secs(4);
 /// How long it waits for further clients once one has answered.
 const POLL_GATHER: Duration = Duration::from_millis(200);
+/// How long presence is waited for after an approval, before it is asked for.
+const STATE_WAIT: Duration = Duration::from_secs(30);
+/// A contact whose server is silent is asked again after that time, which doubles.
+const SILENT_AGAIN: Duration = Duration::from_secs(60);
 /// How long the answer to a probe is waited for, before the contact counts as gone.
 const PROBE_WAIT: Duration = Duration::from_secs(20);
 /// An unanswered `subscribe` is asked again after that time (REQ-XI-7).
@@ -334,10 +338,15 @@ impl Gateway {
             grant.stale.retain(|name| *name != resource.name);
         }
         let was_known = core::mem::replace(&mut grant.is_known, true);
+        let is_first = is_active && !was_known;
+        grant.is_unsure = false;
         let changed = take_in(&mut grant.resources, resource);
         let dialogs = grant.dialogs.clone();
         if dialogs.is_empty() {
             grant.resources.retain(|resource| resource.is_available);
+        }
+        if is_first && !dialogs.is_empty() {
+            self.plan_check(cx, key);
         }
         self.presence.weigh(key);
         for dialog in dialogs {
@@ -367,7 +376,10 @@ impl Gateway {
         let dialogs = contact.grant.dialogs.clone();
         self.presence.cancel(key, Task::Ask);
         let record = self.store(cx, key);
-        self.plan_check(cx, key);
+        if !dialogs.is_empty() {
+            // His presence follows; a server that had approved long ago may not send it.
+            self.presence.plan(key, Task::Probe, cx.now.after(STATE_WAIT));
+        }
         for dialog in dialogs {
             if let Some(notifier) = self.presence.notifiers.get_mut(dialog) {
                 notifier.is_dirty = true;
@@ -561,10 +573,21 @@ impl Gateway {
     /// if there was no answer at all, it may have been lost and is asked for once more.
     pub(super) fn probe_over(&mut self, cx: &mut Cx<'_>, key: Key) {
         let Some(contact) = self.presence.contacts.get_mut(key) else { return };
+        let nobody_knows = !contact.grant.is_known && !contact.grant.is_unsure;
         match contact.grant.silent_probes {
             0 => {}
+            // Nothing was ever shown, so nothing has to be taken back.
+            _ if nobody_knows => return self.plan_check(cx, key),
+            // It may have been lost.
             1 => return self.probe(cx, key),
-            _ => return self.unknown(cx, key),
+            tries => {
+                self.unknown(cx, key);
+                let wait = SILENT_AGAIN.saturating_mul(1 << tries.saturating_sub(2).min(7));
+                if let Some(contact) = self.presence.contacts.get_mut(key) {
+                    contact.grant.silent_probes = tries;
+                }
+                return self.presence.plan_by(key, Task::Probe, cx.now.after(wait));
+            }
         }
         let stale = core::mem::take(&mut contact.grant.stale);
         let mut changed = false;
@@ -593,7 +616,7 @@ impl Gateway {
     pub(super) fn unknown(&mut self, cx: &mut Cx<'_>, key: Key) {
         let Some(contact) = self.presence.contacts.get_mut(key) else { return };
         let mut changed = !core::mem::replace(&mut contact.grant.is_known, true);
-        (contact.grant.stale, contact.grant.silent_probes) = (Vec::new(), 0);
+        (contact.grant.stale, contact.grant.silent_probes, contact.grant.is_unsure) = (Vec::new(), 0, false);
         for resource in contact.grant.resources.iter_mut().filter(|resource| resource.is_available) {
             *resource = Resource::gone(&resource.name);
             changed = true;

@@ -212,7 +212,12 @@ impl Gateway {
                 Authorization::None => {}
             }
             match grant {
-                Authorization::Active => self.presence.plan(key, Task::Probe, at),
+                Authorization::Active => {
+                    if let Some(contact) = self.presence.contacts.get_mut(key) {
+                        contact.grant.is_unsure = true;
+                    }
+                    self.presence.plan(key, Task::Probe, at);
+                }
                 Authorization::Pending => self.presence.plan(key, Task::Ask, at),
                 Authorization::None | Authorization::Ended => {}
             }

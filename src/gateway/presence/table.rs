@@ -117,6 +117,8 @@ pub(super) struct Grant {
     pub(super) stale: Vec<Box<str>>,
     /// Probes in a row that nothing came back to.
     pub(super) silent_probes: u8,
+    /// Watchers may show something that is not known any more: from before a restart.
+    pub(super) is_unsure: bool,
     /// Is that the state? Else nothing is known.
     pub(super) is_known: bool,
     /// The SIP user has the XMPP user among his contacts: he asked to see him and did
