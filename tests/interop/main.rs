@@ -12,6 +12,7 @@ mod messages;
 mod negotiation;
 mod operation;
 mod peers;
+mod presence;
 mod refusals;
 mod sip;
 mod world;
@@ -27,8 +28,14 @@ type Outcome<T = ()> = Result<T, String>;
 /// A scenario, by name.
 type Scenario = (&'static str, fn(&World) -> Outcome);
 
-const TABLES: &[&[Scenario]] =
-    &[peers::SCENARIOS, messages::SCENARIOS, negotiation::SCENARIOS, refusals::SCENARIOS, operation::SCENARIOS];
+const TABLES: &[&[Scenario]] = &[
+    peers::SCENARIOS,
+    messages::SCENARIOS,
+    negotiation::SCENARIOS,
+    refusals::SCENARIOS,
+    operation::SCENARIOS,
+    presence::SCENARIOS,
+];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();

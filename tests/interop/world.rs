@@ -23,6 +23,7 @@ pub struct World {
     pub net: String,
     pub run: PathBuf,
     port: Cell<u16>,
+    guests: Cell<u8>,
 }
 
 impl World {
@@ -31,7 +32,7 @@ impl World {
         let pid = std::process::id();
         let net = format!("127.{}.{}", 16 + pid / 250 % 200, 1 + pid % 250);
         let run = std::env::temp_dir().join(format!("latimer-peers-{net}"));
-        let world = Self { net, run, port: Cell::new(6000) };
+        let world = Self { net, run, port: Cell::new(6000), guests: Cell::new(0) };
         world.peers("up", &[])?;
         Ok(world)
     }
@@ -84,6 +85,12 @@ impl World {
         Client::login(&self.host(server), user, domain, "test")
     }
 
+    /// The name of an XMPP user whom nobody knows yet.
+    pub fn guest(&self) -> String {
+        self.guests.set(self.guests.get() + 1);
+        format!("guest{}", self.guests.get())
+    }
+
     /// Tells Kamailio how to reach the gateway for an XMPP domain.
     pub fn kamailio_hop(&self, domain: &str, hop: Hop) -> Outcome {
         let to = match hop {
@@ -91,13 +98,42 @@ impl World {
             Hop::Tcp => format!("sip:{}:5060;transport=tcp", self.host(40)),
             Hop::Tls => format!("sip:{}:5061;transport=tls", self.host(40)),
         };
+        self.kamcmd(&["htable.sets", "hop", domain, &to]).map(drop)
+    }
+
+    /// Lets Kamailio carry out a command; gives what it says.
+    pub fn kamcmd(&self, words: &[&str]) -> Outcome<String> {
         let socket = format!("unix:{}", self.run.join("kamailio.ctl").display());
-        let mut command = Command::new("kamcmd");
-        let output = command.args(["-s", &socket, "htable.sets", "hop", domain, &to]).output();
+        let output = Command::new("kamcmd").args(["-s", &socket]).args(words).output();
         match output.map_err(|e| format!("kamcmd: {e}"))? {
-            output if output.status.success() => Ok(()),
+            output if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
             output => Err(format!("kamcmd: {}", String::from_utf8_lossy(&output.stderr))),
         }
+    }
+
+    /// Sets what everybody who watches a SIP user gets: `allow`, `confirm` (he has to wait)
+    /// or `block`. Those who watch already are told.
+    pub fn watchers(&self, address: &str, rule: &str) -> Outcome {
+        let (user, domain) = address.split_once('@').unwrap_or((address, ""));
+        let sql = format!(
+            "insert or replace into xcap (username, domain, doc, doc_type, etag, source, doc_uri, port) \
+             select '{user}', '{domain}', doc, 2, 'test', 0, '{address}', 0 from xcap where username = '{rule}' \
+             and domain = 'rules'"
+        );
+        let database = self.run.join("kamailio/presence.db");
+        let output = Command::new("sqlite3").args(["-cmd", ".timeout 2000"]).arg(database).arg(sql).output();
+        let output = output.map_err(|e| format!("sqlite3: {e}"))?;
+        if !output.status.success() {
+            return Err(format!("sqlite3: {}", String::from_utf8_lossy(&output.stderr)));
+        }
+        self.kamcmd(&["presence.refreshWatchers", &format!("sip:{address}"), "presence", "0"]).map(drop)
+    }
+
+    /// How many SUBSCRIBEs for a SIP user came to Kamailio.
+    pub fn asked(&self, address: &str) -> u32 {
+        let said = self.kamcmd(&["htable.get", "asked", address]).unwrap_or_default();
+        let value = said.lines().find_map(|line| line.trim().strip_prefix("value: ")?.trim().parse().ok());
+        value.unwrap_or(0)
     }
 
     /// A file of the test CA.

@@ -4,7 +4,7 @@
 use crate::Outcome;
 use base64ct::{Base64, Encoding};
 use rxml::{Event, Parse, error::EndOrError};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -34,6 +34,22 @@ impl Element {
         self.child(name).map_or("", |child| &child.text)
     }
 
+    /// Reads a whole document.
+    pub fn parse(text: &str) -> Outcome<Self> {
+        let (mut parser, mut open, mut bytes) = (rxml::Parser::new(), Vec::new(), text.trim_start().as_bytes());
+        loop {
+            match parser.parse(&mut bytes, true) {
+                Ok(Some(event)) => {
+                    if let Some(root) = add(&mut open, event, 0) {
+                        return Ok(root);
+                    }
+                }
+                Ok(None) | Err(EndOrError::NeedMoreData) => return Err(format!("no whole document: {text}")),
+                Err(EndOrError::Error(e)) => return Err(format!("bad XML, {e}: {text}")),
+            }
+        }
+    }
+
     /// `TYPE CONDITION` of a stanza error.
     pub fn error(&self) -> String {
         let Some(error) = self.child("error") else { return "no error".into() };
@@ -50,6 +66,8 @@ pub struct Client {
     parser: rxml::Parser,
     open: Vec<Element>,
     inbox: VecDeque<Element>,
+    /// The last presence of each full or bare JID, without those that ask or answer.
+    presences: BTreeMap<String, Element>,
     ids: u32,
 }
 
@@ -64,6 +82,7 @@ impl Client {
             parser: rxml::Parser::new(),
             open: Vec::new(),
             inbox: VecDeque::new(),
+            presences: BTreeMap::new(),
             ids: 0,
         };
         client.begin(domain)?;
@@ -114,6 +133,95 @@ impl Client {
         let (messages, rest): (Vec<_>, Vec<_>) = self.inbox.drain(..).partition(|e| e.name == "message");
         self.inbox = rest.into();
         messages
+    }
+
+    /// Sends a presence stanza that asks or answers: `subscribe`, `subscribed`,
+    /// `unsubscribe`, `unsubscribed`.
+    pub fn contact(&mut self, kind: &str, to: &str) -> Outcome {
+        self.send(&format!("<presence to='{to}' type='{kind}'/>"))
+    }
+
+    /// Waits until somebody asks or answers so.
+    pub fn wait_contact(&mut self, kind: &str, from: &str, within: Duration) -> Outcome<Element> {
+        self.wait_for(&format!("{kind} from {from}"), within, |e| {
+            e.name == "presence" && e.attribute("type") == kind && bare(e.attribute("from")) == from
+        })
+    }
+
+    /// Fails if somebody asks or answers so in that time, or has.
+    pub fn never_contact(&mut self, kind: &str, from: &str, within: Duration) -> Outcome {
+        match self.wait_contact(kind, from, within) {
+            Ok(stanza) => Err(format!("{} got {kind} from {from}: {stanza:?}", self.jid)),
+            Err(_) => self.read(Duration::from_millis(1)),
+        }
+    }
+
+    /// Tells everybody how we are: nothing is a `show` of none, and no status.
+    pub fn be(&mut self, show: &str, status: &str) -> Outcome {
+        let show = if show.is_empty() { String::new() } else { format!("<show>{show}</show>") };
+        let status = if status.is_empty() { String::new() } else { format!("<status>{status}</status>") };
+        self.send(&format!("<presence>{show}{status}</presence>"))
+    }
+
+    /// Tells everybody that we are gone, and stays connected.
+    pub fn be_gone(&mut self) -> Outcome {
+        self.send("<presence type='unavailable'/>")
+    }
+
+    /// Asks for the roster: from then on the server tells us of contacts. `STATE/ASK` of
+    /// one of them, such as `both/` or `none/subscribe`; `-` without it.
+    pub fn roster(&mut self, contact: &str) -> Outcome<String> {
+        self.ids += 1;
+        let id = format!("r{}", self.ids);
+        self.send(&format!("<iq type='get' id='{id}'><query xmlns='jabber:iq:roster'/></iq>"))?;
+        let answer = self.wait("the roster", |e| e.name == "iq" && e.attribute("id") == id)?;
+        let item = answer.child("query").and_then(|q| q.children.iter().find(|i| i.attribute("jid") == contact));
+        Ok(item.map_or("-".into(), |i| format!("{}/{}", i.attribute("subscription"), i.attribute("ask"))))
+    }
+
+    /// What we see of a contact: `nothing` was told, `gone`, or of each resource `SHOW` or
+    /// `available`, with its status in brackets.
+    pub fn sees(&self, contact: &str) -> String {
+        let of_contact = |jid: &str| bare(jid) == contact;
+        let all: Vec<&Element> = self.presences.iter().filter(|(jid, _)| of_contact(jid)).map(|(_, e)| e).collect();
+        let here = all.iter().filter(|e| e.attribute("type").is_empty());
+        let words: Vec<String> = here
+            .map(|e| {
+                let show = if e.text_of("show").is_empty() { "available" } else { e.text_of("show") };
+                if e.text_of("status").is_empty() { show.into() } else { format!("{show} ({})", e.text_of("status")) }
+            })
+            .collect();
+        match (all.is_empty(), words.is_empty()) {
+            (true, _) => "nothing".into(),
+            (false, true) => "gone".into(),
+            (false, false) => words.join(", "),
+        }
+    }
+
+    /// Waits until we see a contact so.
+    pub fn wait_sees(&mut self, contact: &str, wanted: &str, within: Duration) -> Outcome {
+        let end = Instant::now() + within;
+        while self.sees(contact) != wanted {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(format!("{} sees of {contact}: {:?}, wanted {wanted:?}", self.jid, self.sees(contact)));
+            }
+            self.read(left)?;
+        }
+        Ok(())
+    }
+
+    /// Fails as soon as we see a contact otherwise in that time.
+    pub fn still_sees(&mut self, contact: &str, wanted: &str, during: Duration) -> Outcome {
+        let end = Instant::now() + during;
+        while self.sees(contact) == wanted {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            self.read(left)?;
+        }
+        Err(format!("{} sees of {contact}: {:?}, after {wanted:?}", self.jid, self.sees(contact)))
     }
 
     pub fn wait(&mut self, what: &str, fits: impl Fn(&Element) -> bool) -> Outcome<Element> {
@@ -171,26 +279,40 @@ impl Client {
     }
 
     fn on_event(&mut self, event: Event) {
-        match event {
-            Event::XmlDeclaration(..) => {}
-            Event::StartElement(_, (namespace, name), attributes) => self.open.push(Element {
-                name: name.to_string(),
-                namespace: namespace.to_string(),
-                attributes: attributes.iter().map(|((_, name), value)| (name.to_string(), value.clone())).collect(),
-                ..Element::default()
-            }),
-            Event::Text(_, text) => {
-                if let Some(element) = self.open.last_mut() {
-                    element.text.push_str(&text);
-                }
-            }
-            Event::EndElement(_) => {
-                let element = self.open.pop().unwrap_or_default();
-                match self.open.as_mut_slice() {
-                    [] | [_] => self.inbox.push_back(element),
-                    [.., parent] => parent.children.push(element),
-                }
+        let Some(element) = add(&mut self.open, event, 1) else { return };
+        if element.name == "presence" && matches!(element.attribute("type"), "" | "unavailable") {
+            self.presences.insert(element.attribute("from").to_string(), element.clone());
+        }
+        self.inbox.push_back(element);
+    }
+}
+
+/// Adds what was read to the open elements; gives the one that ends below `depth` others.
+fn add(open: &mut Vec<Element>, event: Event, depth: usize) -> Option<Element> {
+    match event {
+        Event::XmlDeclaration(..) => {}
+        Event::StartElement(_, (namespace, name), attributes) => open.push(Element {
+            name: name.to_string(),
+            namespace: namespace.to_string(),
+            attributes: attributes.iter().map(|((_, name), value)| (name.to_string(), value.clone())).collect(),
+            ..Element::default()
+        }),
+        Event::Text(_, text) => {
+            if let Some(element) = open.last_mut() {
+                element.text.push_str(&text);
             }
         }
+        Event::EndElement(_) => {
+            let element = open.pop().unwrap_or_default();
+            if open.len() <= depth {
+                return Some(element);
+            }
+            open.last_mut().expect("more than none are open").children.push(element);
+        }
     }
+    None
+}
+
+fn bare(jid: &str) -> &str {
+    jid.split('/').next().unwrap_or(jid)
 }

@@ -81,6 +81,10 @@ users() { # the test accounts: NAME DOMAIN
   for domain in xmpp xmpp2 nosrv direct bidi failover big expired wrongname untrusted selfsigned nomiddle ej ej2; do
     for user in alice bob; do echo "$user $domain.example"; done
   done
+  # Users whom nobody knows yet: a scenario takes one, with an empty roster.
+  for guest in $(seq 1 30); do
+    for domain in xmpp ej; do echo "guest$guest $domain.example"; done
+  done
 }
 
 stop_one() { # NAME: the process and its group (each peer leads a session of its own)
