@@ -1,6 +1,7 @@
 //! Do the peers do their own part, without the gateway?
 
-use crate::world::World;
+use crate::sip::Agent;
+use crate::world::{Hop, World};
 use crate::{Outcome, Scenario, ensure, equal};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ pub const SCENARIOS: &[Scenario] = &[
         equal("status of an unknown user", carol.message("sip:nobody@sip.example", "hello")?.status(), 404)
     }),
     ("peers-kamailio-serves-presence", presence),
+    ("peers-kamailio-relays-watches", relayed),
 ];
 
 const SOON: Duration = Duration::from_secs(4);
@@ -95,4 +97,21 @@ pub fn server_of(domain: &str) -> &'static str {
 /// The log of that server.
 pub fn log_of(world: &World, domain: &str) -> String {
     world.peer_log(&format!("{}-server.log", server_of(domain)))
+}
+
+/// A SIP user watches somebody of another domain, for whom an agent stands where else the
+/// gateway does: what is sent inside the dialog finds its way in both directions.
+fn relayed(world: &World) -> Outcome {
+    world.kamailio_hop("far.example", Hop::Udp)?;
+    let mut far = Agent::new("sip:frida@far.example", world.gateway(), world.kamailio())?;
+    let mut dave = world.agent("dave@sip.example")?;
+    let mut watch = dave.watch("sip:frida@far.example", 600)?;
+    let request = far.wait_watcher()?;
+    ensure(request.field("record-route").contains(&world.host(30)), || "no Record-Route".into())?;
+    equal("the NOTIFY", far.notify(&request)?.status(), 200)?;
+    dave.wait_sees(&watch, "active", SOON)?;
+    equal("the refresh", dave.rewatch(&mut watch, 600)?.status(), 200)?;
+    let refresh = far.wait_watcher()?;
+    ensure(refresh.first.starts_with(&format!("SUBSCRIBE sip:{}", world.gateway())), || refresh.first.clone())?;
+    equal("the To of the refresh", refresh.field("to"), "<sip:frida@far.example>;tag=agent")
 }

@@ -288,6 +288,33 @@ impl Agent {
         Ok(answer)
     }
 
+    /// Takes the SUBSCRIBE that somebody watches us by; it was answered already.
+    pub fn wait_watcher(&self) -> Outcome<Message> {
+        self.wait("SUBSCRIBE", Duration::from_secs(5), |heard| {
+            let place = heard.requests.iter().position(|m| m.first.starts_with("SUBSCRIBE "))?;
+            Some(heard.requests.remove(place))
+        })
+    }
+
+    /// Tells the watcher who sent this SUBSCRIBE that he may watch; gives the final response.
+    pub fn notify(&mut self, subscribe: &Message) -> Outcome<Message> {
+        self.count += 1;
+        let own = subscribe.field("to");
+        let own = if own.contains(";tag=") { own.to_string() } else { format!("{own};tag=agent") };
+        let route: String = subscribe.all("record-route").iter().map(|route| format!("Route: {route}\r\n")).collect();
+        let contact = subscribe.field("contact").trim_start_matches('<').split('>').next().unwrap_or("");
+        let head = format!(
+            "{route}From: {own}\r\nTo: {}\r\nCall-ID: {}\r\nCSeq: {} NOTIFY\r\nContact: <sip:{}>\r\n\
+             Event: presence\r\nSubscription-State: active;expires=60\r\n",
+            subscribe.field("from"),
+            subscribe.field("call-id"),
+            self.count,
+            self.local
+        );
+        let branch = self.send("NOTIFY", contact, &self.unique(), &head, "")?;
+        self.wait_final(&branch, Duration::from_secs(5))
+    }
+
     /// What the last NOTIFY of a watch said: the state of the subscription with its reason,
     /// then `closed` or of each open tuple `open`, its show, its note in brackets; nothing
     /// more without a body. `unheard` before the first.
@@ -410,7 +437,8 @@ fn listen(socket: &UdpSocket, heard: &(Mutex<Heard>, Condvar), answer: &AtomicU1
     if message.status() > 0 {
         state.responses.push(message);
     } else {
-        let _ = socket.send_to(&response(&message, answer.load(Ordering::Relaxed)), from);
+        let contact = socket.local_addr().map(|a| a.to_string()).unwrap_or_default();
+        let _ = socket.send_to(&response(&message, answer.load(Ordering::Relaxed), &contact), from);
         let branch = message.branch().to_string();
         if !state.branches.contains(&branch) {
             state.branches.push(branch);
@@ -421,7 +449,7 @@ fn listen(socket: &UdpSocket, heard: &(Mutex<Heard>, Condvar), answer: &AtomicU1
     heard.1.notify_all();
 }
 
-fn response(request: &Message, status: u16) -> Vec<u8> {
+fn response(request: &Message, status: u16, contact: &str) -> Vec<u8> {
     let mut text = format!("SIP/2.0 {status} Answer\r\n");
     for (name, value) in &request.fields {
         match name.as_str() {
@@ -431,6 +459,9 @@ fn response(request: &Message, status: u16) -> Vec<u8> {
             "record-route" => text.push_str(&format!("record-route: {value}\r\n")),
             _ => {}
         }
+    }
+    if request.first.starts_with("SUBSCRIBE ") {
+        text.push_str(&format!("Contact: <sip:{contact}>\r\nExpires: {}\r\n", request.field("expires")));
     }
     text.push_str("Content-Length: 0\r\n\r\n");
     text.into_bytes()

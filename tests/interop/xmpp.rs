@@ -176,7 +176,7 @@ impl Client {
         self.send(&format!("<iq type='get' id='{id}'><query xmlns='jabber:iq:roster'/></iq>"))?;
         let answer = self.wait("the roster", |e| e.name == "iq" && e.attribute("id") == id)?;
         let item = answer.child("query").and_then(|q| q.children.iter().find(|i| i.attribute("jid") == contact));
-        Ok(item.map_or("-".into(), |i| format!("{}/{}", i.attribute("subscription"), i.attribute("ask"))))
+        Ok(item.map_or_else(|| "-".into(), |i| format!("{}/{}", i.attribute("subscription"), i.attribute("ask"))))
     }
 
     /// What we see of a contact: `nothing` was told, `gone`, or of each resource `SHOW` or
