@@ -281,7 +281,12 @@ impl Client {
     fn on_event(&mut self, event: Event) {
         let Some(element) = add(&mut self.open, event, 1) else { return };
         if element.name == "presence" && matches!(element.attribute("type"), "" | "unavailable") {
-            self.presences.insert(element.attribute("from").to_string(), element.clone());
+            let from = element.attribute("from");
+            if from == bare(from) {
+                // Who is gone as a whole is gone with all resources.
+                self.presences.retain(|jid, _| bare(jid) != from);
+            }
+            self.presences.insert(from.to_string(), element.clone());
         }
         self.inbox.push_back(element);
     }
