@@ -6,7 +6,7 @@ use crate::messages::gateway;
 use crate::peers::server_of;
 use crate::sip::{Agent, Watch};
 use crate::world::{Config, Hop, Latimer, World};
-use crate::xmpp::Client;
+use crate::xmpp::{Client, Element};
 use crate::{Outcome, Scenario, ensure, equal};
 use std::time::{Duration, Instant};
 
@@ -68,8 +68,19 @@ fn bare(client: &Client) -> String {
 /// The XMPP user adds the SIP user, who lets everybody watch.
 fn add(client: &mut Client, address: &str, wanted: &str) -> Outcome {
     client.contact("subscribe", address)?;
-    step("the XMPP user adds the SIP user", client.wait_contact("subscribed", address, SOON))?;
+    let mut answer = client.wait_contact("subscribed", address, SOON);
+    if answer.is_err() && client.wait_contact("error", address, Duration::ZERO).is_ok_and(|e| is_resting(&e)) {
+        client.contact("subscribe", address)?;
+        answer = client.wait_contact("subscribed", address, SOON);
+    }
+    step("the XMPP user adds the SIP user", answer)?;
     step("the XMPP user sees the SIP user first", client.wait_sees(address, wanted, SOON))
+}
+
+/// ejabberd gives a server that was away a moment ago a rest before it connects again:
+/// the one of the scenario before.
+fn is_resting(error: &Element) -> bool {
+    error.error() == "wait remote-server-timeout"
 }
 
 /// The SIP user watches the XMPP user, who approves.
@@ -254,7 +265,10 @@ fn public_partner(world: &World, domain: &str) -> Outcome {
         step("a stranger's message", guest.wait_error(&id, SOON))?;
 
         watch(&mut marta, &address, &mut guest, "active open")?;
+        // The request that was refused still stands in the roster. An answer to its end
+        // that came after the next request would end that too.
         guest.contact("unsubscribe", &address)?;
+        std::thread::sleep(QUIET);
         add(&mut guest, &address, "away")?;
         guest.message(&address, "from a contact")?;
         step("a contact's message", marta.wait_message("from a contact"))?;
@@ -331,7 +345,7 @@ fn refreshes(world: &World) -> Outcome {
     let (_latimer, mut pairs) = two_pairs(world, "short", Some("10"))?;
     let before: Vec<u32> = pairs.iter().map(|pair| world.asked(&pair.address)).collect();
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(26) {
+    while begun.elapsed() < Duration::from_secs(21) {
         for pair in &mut pairs {
             let during = Duration::from_millis(500);
             step("between refreshes", pair.guest.still_sees(&pair.address, "available", during))?;
@@ -340,20 +354,16 @@ fn refreshes(world: &World) -> Outcome {
     for (pair, before) in pairs.iter_mut().zip(before) {
         let refreshes = world.asked(&pair.address) - before;
         ensure((2..=8).contains(&refreshes), || {
-            format!("{}: {refreshes} SUBSCRIBEs in 26 s for a life of 10 s", pair.domain)
+            format!("{}: {refreshes} SUBSCRIBEs in 21 s for a life of 10 s", pair.domain)
         })?;
         pair.heals("away", SOON)?;
     }
     Ok(())
 }
 
+/// The gateway dies, and both sides change while it is away.
 fn gateway_killed(world: &World) -> Outcome {
     let (mut latimer, mut pairs) = two_pairs(world, "killed", None)?;
-    latimer.signal("KILL")?;
-    latimer.wait(Duration::from_secs(1))?;
-    latimer.start_again()?;
-    pairs.iter_mut().try_for_each(|pair| pair.heals("dnd", HEALED))?;
-    // Dead while both sides change.
     latimer.signal("KILL")?;
     latimer.wait(Duration::from_secs(1))?;
     for pair in &mut pairs {
@@ -363,12 +373,14 @@ fn gateway_killed(world: &World) -> Outcome {
     std::thread::sleep(Duration::from_secs(1));
     latimer.start_again()?;
     for pair in &mut pairs {
-        step("changed meanwhile on SIP", pair.guest.wait_sees(&pair.address, "away (Meanwhile)", HEALED))?;
         let target = format!("sip:{}", bare(&pair.guest));
         renew(&mut pair.marta, &mut pair.seen, &target)?;
+    }
+    for pair in &mut pairs {
+        step("changed meanwhile on SIP", pair.guest.wait_sees(&pair.address, "away (Meanwhile)", HEALED))?;
         let wanted = "active open xa (Meanwhile)";
         step("changed meanwhile on XMPP", pair.marta.wait_sees(&pair.seen, wanted, HEALED))?;
-        step("nobody is asked", pair.guest.never_contact("subscribe", &pair.address, QUIET))?;
+        pair.heals("dnd", 2 * SOON)?;
     }
     Ok(())
 }
