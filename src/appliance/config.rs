@@ -752,7 +752,7 @@ mod tests {
             ("set tls public-roots false", "no CA is believed"),
             ("set system log syslog udp:192.0.2.1:514", "leave this machine"),
             ("set system metrics listen 0.0.0.0:9090", "metrics can be read"),
-            ("set presence expires 600", "presence expires has no effect"),
+            ("set msrp max-size 20000", "msrp max-size has no effect"),
             ("set system privacy full\nset system privacy hash", "line 2: warning: this line is overridden by line 3"),
             (
                 "set sip domain a.example\nset xmpp component c server 192.0.2.1:5347\nset xmpp component c secret s\n\

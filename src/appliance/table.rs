@@ -428,10 +428,8 @@ pub static ROWS: &[Row] = &[
 /// Whether what a row sets has an effect in this version; what has none is taken, kept
 /// and told in a warning.
 pub fn has_effect(path: &str, value: &str) -> bool {
-    !(path.starts_with("presence ")
-        || path.starts_with("msrp ")
+    !(path.starts_with("msrp ")
         || path.starts_with("room ")
-        || path == "xmpp subscription-refresh-interval"
         || path == "system metrics listen"
         || (path == "sip domain DOMAIN dialect" && value == "lync")
         || (path == "sip domain DOMAIN im-mode" && value == "session"))
