@@ -1,5 +1,6 @@
 //! `latimer demo`: the real gateway on loopback with a built-in configuration and two
-//! built-in users, one on each side, who talk to each other over real sockets.
+//! built-in users, one on each side, who make each other's acquaintance and talk to each
+//! other over real sockets. Nothing of it is kept.
 //!
 //! The legs are in the clear: UDP on the SIP side, TCP with Server Dialback on the XMPP
 //! side. So the demo needs no certificates and is honest about what it shows; TLS is
@@ -75,31 +76,75 @@ struct Step {
     /// What is going to happen.
     title: &'static str,
     act: Act,
+    /// What has to arrive, with the text it has to bring; see [`Arrivals`].
+    arrives: &'static [(&'static str, &'static str)],
 }
 
+/// What begins a step.
 enum Act {
+    /// The phone asks to watch an XMPP user.
+    WatchFromSip { to: &'static str },
+    /// The XMPP user lets herself be watched, and says how she is.
+    Approve { to: &'static str, show: &'static str, status: &'static str },
+    /// The XMPP user asks to watch a SIP user.
+    WatchFromXmpp { to: &'static str },
+    /// The SIP user's state changes: an activity of RPID, a note.
+    StateFromSip { activity: &'static str, note: &'static str },
+    /// The XMPP user's state changes.
+    StateFromXmpp { to: &'static str, show: &'static str, status: &'static str },
     /// The phone writes to an XMPP address.
     FromSip { to: &'static str, text: &'static str },
-    /// The XMPP user writes to a SIP address, and the phone takes or refuses it.
-    FromXmpp { to: &'static str, text: &'static str, error: Option<&'static str> },
+    /// The XMPP user writes to a SIP address.
+    FromXmpp { to: &'static str, text: &'static str },
 }
+
+const MARTA: &str = "marta@voip.example";
+const LENA: &str = "lena@chat.example";
+const PAUL: &str = "paul@voip.example";
+const TRAM: &str = "on the tram";
+const HOME: &str = "home at last";
+const DESK: &str = "at my desk";
+const CALL: &str = "in a call";
+const QUESTION: &str = "Hello Lena! Tonight at the tower?";
+const ANSWER: &str = "Grüße! At eight \u{1F319}, and I bring <bread> & tea.";
+const TO_PAUL: &str = "Paul, are you there?";
 
 const CONVERSATION: &[Step] = &[
     Step {
-        title: "Marta, on SIP, writes to Lena, on XMPP",
-        act: Act::FromSip { to: "lena@chat.example", text: "Hello Lena! Tonight at the tower?" },
+        title: "Marta, on SIP, adds Lena, on XMPP, to her contacts; Lena is asked",
+        act: Act::WatchFromSip { to: LENA },
+        arrives: &[("200 SUBSCRIBE", ""), ("NOTIFY 200 pending", ""), ("presence subscribe", "")],
     },
     Step {
-        title: "Lena answers",
-        act: Act::FromXmpp {
-            to: "marta@voip.example",
-            text: "Grüße! At eight \u{1F319}, and I bring <bread> & tea.",
-            error: None,
-        },
+        title: "Lena allows it, and is away",
+        act: Act::Approve { to: MARTA, show: "away", status: TRAM },
+        arrives: &[("NOTIFY 200 active open away", TRAM)],
     },
+    Step {
+        title: "Lena adds Marta, whose phone allows it",
+        act: Act::WatchFromXmpp { to: MARTA },
+        arrives: &[("SUBSCRIBE 200", ""), ("200 NOTIFY", ""), ("presence subscribed", ""), ("presence", DESK)],
+    },
+    Step {
+        title: "Marta takes a call",
+        act: Act::StateFromSip { activity: "on-the-phone", note: CALL },
+        arrives: &[("200 NOTIFY", ""), ("presence dnd", CALL)],
+    },
+    Step {
+        title: "Lena would chat (phones are told of a change after 5 seconds at the earliest)",
+        act: Act::StateFromXmpp { to: MARTA, show: "chat", status: HOME },
+        arrives: &[("NOTIFY 200 active open chat", HOME)],
+    },
+    Step {
+        title: "Marta writes to Lena",
+        act: Act::FromSip { to: LENA, text: QUESTION },
+        arrives: &[("200 MESSAGE", ""), ("message", QUESTION)],
+    },
+    Step { title: "Lena answers", act: Act::FromXmpp { to: MARTA, text: ANSWER }, arrives: &[("MESSAGE 200", ANSWER)] },
     Step {
         title: "Lena writes to somebody whom SIP does not know",
-        act: Act::FromXmpp { to: "paul@voip.example", text: "Paul, are you there?", error: Some("item-not-found") },
+        act: Act::FromXmpp { to: PAUL, text: TO_PAUL },
+        arrives: &[("MESSAGE 404", TO_PAUL), ("message error item-not-found", "")],
     },
 ];
 
@@ -132,7 +177,7 @@ impl Demo {
         self.ladder.begin(self.sip, self.xmpp);
         for step in CONVERSATION {
             self.ladder.title(step.title);
-            if !self.play(&step.act)? {
+            if !self.play(step)? {
                 self.ladder.title(if self.ended { "Ended." } else { "This did not arrive: the demo failed." });
                 return Ok(false);
             }
@@ -141,71 +186,125 @@ impl Demo {
         Ok(true)
     }
 
-    fn play(&mut self, act: &Act) -> io::Result<bool> {
-        match act {
-            Act::FromSip { to, text } => {
-                let octets = self.phone.send(to, text)?;
-                self.ladder.sip_in(&format!("MESSAGE sip:{to}"), Some(text), octets);
-            }
-            Act::FromXmpp { to, text, .. } => {
-                let escaped = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-                let octets = self.server.send(to, &escaped)?;
-                self.ladder.xmpp_in(&format!("<message to='{to}'>"), Some(text), octets);
-            }
-        }
+    fn play(&mut self, step: &Step) -> io::Result<bool> {
+        self.act(&step.act)?;
         let end = Instant::now() + STEP_TIME_MAX;
-        let mut outcome = Outcome::default();
-        while !outcome.is_whole(act) && Instant::now() < end && !self.ended {
-            self.turn(&mut outcome)?;
+        let mut arrivals = Arrivals::default();
+        while !arrivals.hold(step.arrives) && Instant::now() < end && !self.ended {
+            self.turn(&mut arrivals)?;
         }
-        Ok(outcome.is_whole(act))
+        Ok(arrivals.hold(step.arrives))
+    }
+
+    fn act(&mut self, act: &Act) -> io::Result<()> {
+        let Self { phone, server, ladder, .. } = self;
+        match act {
+            Act::WatchFromSip { to } => {
+                let octets = phone.watch(to)?;
+                ladder.sip_in(&format!("SUBSCRIBE sip:{to}"), None, octets);
+            }
+            Act::Approve { to, show, status } => {
+                let octets = server.send_contact(to, "subscribed")?;
+                ladder.xmpp_in(&format!("<presence to='{to}' type='subscribed'>"), None, octets);
+                self.show_lena(to, show, status)?;
+            }
+            Act::WatchFromXmpp { to } => {
+                let octets = server.send_contact(to, "subscribe")?;
+                ladder.xmpp_in(&format!("<presence to='{to}' type='subscribe'>"), None, octets);
+            }
+            Act::StateFromSip { activity, note } => self.show_marta(activity, note)?,
+            Act::StateFromXmpp { to, show, status } => self.show_lena(to, show, status)?,
+            Act::FromSip { to, text } => {
+                let octets = phone.send(to, text)?;
+                ladder.sip_in(&format!("MESSAGE sip:{to}"), Some(text), octets);
+            }
+            Act::FromXmpp { to, text } => {
+                let octets = server.send(to, text)?;
+                ladder.xmpp_in(&format!("<message to='{to}'>"), Some(text), octets);
+            }
+        }
+        Ok(())
+    }
+
+    fn show_lena(&mut self, to: &str, show: &str, status: &str) -> io::Result<()> {
+        let octets = self.server.send_state(to, show, status)?;
+        self.ladder.xmpp_in(&format!("<presence to='{to}'>"), None, octets);
+        self.ladder.right(&format!("      {show}"));
+        self.ladder.text(Some(status), Ladder::right);
+        Ok(())
+    }
+
+    fn show_marta(&mut self, activity: &str, note: &str) -> io::Result<()> {
+        let (target, octets) = self.phone.notify(activity, note)?;
+        // Without its parameters, for which there is no room.
+        let target = target.split(';').next().unwrap_or_default();
+        self.ladder.sip_in(&format!("NOTIFY {}", Shown(target)), None, octets);
+        self.ladder.left(&format!("      open {activity}"));
+        self.ladder.text(Some(note), Ladder::left);
+        Ok(())
     }
 
     /// Stays up until a signal comes, showing whatever reaches the built-in users.
     fn stay(&mut self) -> io::Result<()> {
         while !self.ended {
-            self.turn(&mut Outcome::default())?;
+            self.turn(&mut Arrivals::default())?;
         }
         Ok(())
     }
 
     /// One turn of the gateway, then of the users.
-    fn turn(&mut self, outcome: &mut Outcome) -> io::Result<()> {
+    fn turn(&mut self, arrivals: &mut Arrivals) -> io::Result<()> {
         let Self { reactor, gateway, .. } = self;
         let soon = reactor.with(|cx| cx.now).after(TURN);
         let deadline = gateway.deadline().map_or(soon, |deadline| deadline.min(soon));
         self.ended |= reactor.turn(Some(deadline), &mut |cx, input| gateway.handle(cx, input))?.end;
         while let Some(heard) = self.phone.poll()? {
             match heard {
-                phone::Heard::Request { line, from, text, octets, status, answer_octets } => {
+                phone::Heard::Request(request) => self.at_phone(request, arrivals)?,
+                phone::Heard::Response { line, status, method, octets } => {
                     self.ladder.sip_out(&Shown(&line).to_string(), None, octets);
-                    self.ladder.left(&format!("      From: {}", Shown(&from)));
-                    self.ladder.text(Some(&text), Ladder::left);
-                    self.ladder.sip_in(if status == 200 { "200 OK" } else { "404 Not Found" }, None, answer_octets);
-                    outcome.at_sip = Some((status, text));
-                }
-                phone::Heard::Response { line, status, octets } => {
-                    self.ladder.sip_out(&Shown(&line).to_string(), None, octets);
-                    outcome.answer = Some(status);
+                    arrivals.add(&[&status.to_string(), &method], "");
                 }
             }
         }
         for heard in self.server.poll(&mut self.rng)? {
             match heard {
                 server::Heard::Proved { from, to } => self.ladder.stream(&from, &to),
-                server::Heard::Message { from, to, text, error, octets } => {
-                    let what = if error.is_some() { " type='error'" } else { "" };
-                    self.ladder.xmpp_out(&format!("<message from='{}'{what}>", Shown(&from)), None, octets);
-                    self.ladder.right(&format!("      to='{}'", Shown(&to)));
-                    if let Some(error) = &error {
-                        self.ladder.right(&format!("      {}", Shown(error)));
-                    }
-                    self.ladder.text(Some(&text), Ladder::right);
-                    outcome.at_xmpp = Some((error, text));
-                }
+                server::Heard::Stanza(stanza) => self.at_server(&stanza, arrivals),
             }
         }
         Ok(())
+    }
+
+    fn at_phone(&mut self, request: phone::Request, arrivals: &mut Arrivals) -> io::Result<()> {
+        let phone::Request { method, line, from, detail, text, octets, status, answer_octets } = request;
+        self.ladder.sip_out(&Shown(&line).to_string(), None, octets);
+        self.ladder.left(&format!("      From: {}", Shown(&from)));
+        if !detail.is_empty() {
+            self.ladder.left(&format!("      {}", Shown(&detail)));
+        }
+        self.ladder.text(Some(&text), Ladder::left);
+        self.ladder.sip_in(if status == 200 { "200 OK" } else { "404 Not Found" }, None, answer_octets);
+        arrivals.add(&[&method, &status.to_string(), &detail], &text);
+        if method == "SUBSCRIBE" && status == 200 {
+            // Whoever subscribes is told the state at once (RFC 6665 section 4.2.2).
+            self.show_marta("", DESK)?;
+        }
+        Ok(())
+    }
+
+    fn at_server(&self, stanza: &server::Stanza, arrivals: &mut Arrivals) {
+        let server::Stanza { name, from, to, type_, detail, text, octets } = stanza;
+        let with_type = if type_.is_empty() { String::new() } else { format!(" type='{}'", Shown(type_)) };
+        self.ladder.xmpp_out(&format!("<{name} from='{}'{with_type}>", Shown(from)), None, *octets);
+        self.ladder.right(&format!("      to='{}'", Shown(to)));
+        if !detail.is_empty() {
+            self.ladder.right(&format!("      {}", Shown(detail)));
+        }
+        self.ladder.text(Some(text), Ladder::right);
+        // A message is the same one as `chat` and as `normal`.
+        let type_ = if name == "message" && type_ != "error" { "" } else { type_ };
+        arrivals.add(&[name, type_, detail], text);
     }
 
     fn explain(&self) {
@@ -233,31 +332,21 @@ impl Demo {
     }
 }
 
-/// What a step has led to so far.
+/// What came to the users since a step began, each thing in a few words with its text:
+/// `200 SUBSCRIBE` is an answer, `MESSAGE 404` a request and how it was answered,
+/// `presence dnd` a stanza.
 #[derive(Default)]
-struct Outcome {
-    /// The status a SIP request of ours was answered with.
-    answer: Option<u16>,
-    /// What came to the phone, and how it answered.
-    at_sip: Option<(u16, String)>,
-    /// What came to the XMPP user: an error's name, a text.
-    at_xmpp: Option<(Option<String>, String)>,
-}
+struct Arrivals(Vec<(String, String)>);
 
-impl Outcome {
-    fn is_whole(&self, act: &Act) -> bool {
-        match act {
-            Act::FromSip { text, .. } => {
-                self.answer == Some(200)
-                    && self.at_xmpp.as_ref().is_some_and(|(error, came)| error.is_none() && came == text)
-            }
-            Act::FromXmpp { text, error: None, .. } => {
-                self.at_sip.as_ref().is_some_and(|(status, came)| *status == 200 && came == text)
-            }
-            Act::FromXmpp { error, .. } => {
-                self.at_sip.is_some() && self.at_xmpp.as_ref().is_some_and(|(came, _)| came.as_deref() == *error)
-            }
-        }
+impl Arrivals {
+    fn add(&mut self, words: &[&str], text: &str) {
+        let words: Vec<&str> = words.iter().copied().filter(|word| !word.is_empty()).collect();
+        self.0.push((words.join(" "), text.to_owned()));
+    }
+
+    /// Did all that come?
+    fn hold(&self, wanted: &[(&str, &str)]) -> bool {
+        wanted.iter().all(|(words, text)| self.0.iter().any(|(came, said)| came == words && said == text))
     }
 }
 

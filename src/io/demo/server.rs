@@ -19,8 +19,24 @@ pub(super) const DOMAIN: &str = "chat.example";
 pub(super) enum Heard {
     /// A stream was proved; stanzas of this sender may pass it.
     Proved { from: String, to: String },
-    /// A message came, or an error for one.
-    Message { from: String, to: String, text: String, error: Option<String>, octets: usize },
+    /// A message or presence came, or an error for one.
+    Stanza(Stanza),
+}
+
+/// What a stanza says.
+#[derive(Debug)]
+pub(super) struct Stanza {
+    /// `message` or `presence`.
+    pub name: String,
+    pub from: String,
+    pub to: String,
+    /// Its `type`; empty without one.
+    pub type_: String,
+    /// Its `<show/>`, or the condition of an error.
+    pub detail: String,
+    /// Its body or status.
+    pub text: String,
+    pub octets: usize,
 }
 
 #[derive(Debug)]
@@ -90,10 +106,29 @@ impl Server {
     /// Sends a message of our user; gives its octets.
     pub(super) fn send(&mut self, to: &str, text: &str) -> io::Result<usize> {
         self.sent += 1;
-        let stanza = format!(
-            "<message from='{USER}@{DOMAIN}/sofa' to='{to}' id='d{}' type='chat'><body>{text}</body></message>",
-            self.sent
-        );
+        let id = self.sent;
+        let text = escaped(text);
+        self.send_stanza(format!(
+            "<message from='{USER}@{DOMAIN}/sofa' to='{to}' id='d{id}' type='chat'><body>{text}</body></message>"
+        ))
+    }
+
+    /// Asks for a contact, or answers one who asked: `type_` is `subscribe` or `subscribed`.
+    pub(super) fn send_contact(&mut self, to: &str, type_: &str) -> io::Result<usize> {
+        self.sent += 1;
+        let id = self.sent;
+        self.send_stanza(format!("<presence from='{USER}@{DOMAIN}' to='{to}' id='d{id}' type='{type_}'/>"))
+    }
+
+    /// Shows our user to a contact; gives the octets.
+    pub(super) fn send_state(&mut self, to: &str, show: &str, status: &str) -> io::Result<usize> {
+        let status = escaped(status);
+        self.send_stanza(format!(
+            "<presence from='{USER}@{DOMAIN}/sofa' to='{to}'><show>{show}</show><status>{status}</status></presence>"
+        ))
+    }
+
+    fn send_stanza(&mut self, stanza: String) -> io::Result<usize> {
         let octets = stanza.len();
         self.waiting.push(stanza);
         self.flush()?;
@@ -183,7 +218,9 @@ impl Server {
                 self.accept(id)?;
                 heard.push(Heard::Proved { from: self.peer.clone(), to: DOMAIN.to_owned() });
             }
-            (ns::SERVER, "message", Kind::Accepted { .. }) => heard.push(message(element, octets)),
+            (ns::SERVER, "message" | "presence", Kind::Accepted { .. }) => {
+                heard.push(Heard::Stanza(stanza(element, octets)));
+            }
             _ => {}
         }
         Ok(())
@@ -273,13 +310,21 @@ fn stream_header(to: &str, id: &str) -> String {
     )
 }
 
-fn message(element: Node<'_>, octets: usize) -> Heard {
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+fn stanza(element: Node<'_>, octets: usize) -> Stanza {
+    let attribute = |name| element.attribute(name).unwrap_or_default().to_owned();
+    let text = |name| element.child(name, ns::SERVER).map(|child| child.text().into_owned());
     let error = element.child("error", ns::SERVER).and_then(|error| error.children().next());
-    Heard::Message {
-        from: element.attribute("from").unwrap_or_default().to_owned(),
-        to: element.attribute("to").unwrap_or_default().to_owned(),
-        text: element.child("body", ns::SERVER).map(|body| body.text().into_owned()).unwrap_or_default(),
-        error: error.map(|condition| condition.name().to_owned()),
+    Stanza {
+        name: element.name().to_owned(),
+        from: attribute("from"),
+        to: attribute("to"),
+        type_: attribute("type"),
+        detail: error.map(|condition| condition.name().to_owned()).or_else(|| text("show")).unwrap_or_default(),
+        text: text("body").or_else(|| text("status")).unwrap_or_default(),
         octets,
     }
 }
