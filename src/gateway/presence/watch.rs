@@ -50,7 +50,7 @@ impl Gateway {
             Authorization::Pending => {
                 let record = contact.record;
                 if contact.watch.dialogs.is_empty() {
-                    self.presence.plan(key, Task::Subscribe, cx.now);
+                    self.try_soon(cx, key);
                 }
                 Ok(Some(record))
             }
@@ -91,13 +91,13 @@ impl Gateway {
             let Some(contact) = self.presence.contacts.get_mut(key) else { return Ok(None) };
             // He starts a session, so a refresh that was left out is due again.
             let is_soon = contact.watch.last_probe.is_some_and(|last| cx.now.since(last) < min);
-            if !is_soon {
-                contact.watch.last_probe = Some(cx.now);
-            }
             if !is_live {
-                self.presence.plan_by(key, Task::Subscribe, cx.now);
+                self.try_soon(cx, key);
                 self.user_is_online(cx, xmpp.bare(), sip.domain());
                 return Ok(None);
+            }
+            if !is_soon {
+                contact.watch.last_probe = Some(cx.now);
             }
             if state == Some(Authorization::Active) && !is_soon {
                 self.answer_probe(cx, key, stanza.from.as_str());
@@ -131,6 +131,18 @@ impl Gateway {
             self.forget_if_empty(key);
         }
         Ok(None)
+    }
+
+    /// He asks while no dialog lives: it is tried before its time, but no more often than
+    /// he may be told anything, however often he asks.
+    fn try_soon(&mut self, cx: &Cx<'_>, key: Key) {
+        let min = Duration::from_secs(u64::from(self.settings.presence.min_interval_s.max(1)));
+        let Some(contact) = self.presence.contacts.get_mut(key) else { return };
+        let next = contact.watch.last_probe.map(|last| last.after(min)).filter(|at| *at > cx.now);
+        if next.is_none() {
+            contact.watch.last_probe = Some(cx.now);
+        }
+        self.presence.plan_by(key, Task::Subscribe, next.unwrap_or(cx.now));
     }
 
     pub(super) fn say_unsubscribed_to(&mut self, cx: &mut Cx<'_>, sip: &Jid, xmpp: &Jid) {
