@@ -63,6 +63,8 @@ pub(crate) struct House {
     out: Outbox,
     rng: Rng,
     wires: BTreeMap<LinkId, Wire>,
+    /// Records of the journal, each safe as soon as it is written.
+    stored: u64,
 }
 
 impl House {
@@ -76,6 +78,7 @@ impl House {
             out: Outbox::with_capacity(64 * 1024, 256),
             rng: Rng::from_number(1),
             wires: BTreeMap::new(),
+            stored: 0,
         }
     }
 
@@ -196,6 +199,7 @@ impl House {
 
     fn carry_out(&mut self) {
         let (mut closed, mut resumed) = (Vec::new(), Vec::new());
+        let safe = self.stored;
         for action in self.out.actions().to_vec() {
             match action {
                 Action::Datagram { to, bytes, .. } => {
@@ -223,7 +227,7 @@ impl House {
                         resumed.extend(on.then_some(link));
                     }
                 }
-                Action::Store { .. } => {}
+                Action::Store { .. } => self.stored += 1,
                 Action::Log { code, text, .. } => {
                     if self.lines.len() == 200 {
                         self.lines.pop_front();
@@ -241,6 +245,9 @@ impl House {
         }
         for link in resumed {
             self.bring(link);
+        }
+        if self.stored > safe {
+            self.handle(Input::Stored { number: self.stored });
         }
     }
 }

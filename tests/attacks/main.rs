@@ -7,6 +7,7 @@ mod house;
 mod identity;
 mod measure;
 mod middle;
+mod presence;
 mod sip;
 mod sip_level;
 mod world;
