@@ -122,7 +122,10 @@ impl Gateway {
             failures: 0,
             octets: 0,
         };
-        self.make_room(key);
+        let dialogs = self.presence.contacts.get(key).map_or(0, |contact| contact.grant.dialogs.len());
+        if dialogs >= NOTIFIERS_PER_CONTACT_MAX {
+            return Err(refuse(480, "Too Many Subscriptions For One Contact"));
+        }
         let Some(dialog) = self.presence.add_notifier(notifier) else {
             self.forget_if_empty(key);
             return Err(Answer::overload("Too Many Subscriptions"));
@@ -149,19 +152,6 @@ impl Gateway {
             self.notify(cx, dialog);
         }
         Ok(())
-    }
-
-    /// A phone that was started anew may have left dialogs behind: when a pair has as many
-    /// as it may, the oldest is given up.
-    fn make_room(&mut self, key: Key) {
-        let Some(contact) = self.presence.contacts.get(key) else { return };
-        if contact.grant.dialogs.len() < NOTIFIERS_PER_CONTACT_MAX {
-            return;
-        }
-        let expires = |dialog: &Key| self.presence.notifiers.get(*dialog).map(|notifier| notifier.expires);
-        if let Some(oldest) = contact.grant.dialogs.iter().copied().min_by_key(expires) {
-            self.presence.remove_notifier(oldest);
-        }
     }
 
     /// A watcher has a dialog now: the XMPP user is asked for leave, or for his state.
