@@ -19,7 +19,7 @@ mod run;
 mod world;
 
 use format::{Flow, Lane, What};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::PathBuf;
 
@@ -127,4 +127,57 @@ fn flows_name_requirements_that_exist() {
         .filter(|(_, number)| !known.contains(&format!("**{number}**")))
         .collect();
     assert!(unknown.is_empty(), "{unknown:?}");
+}
+
+/// Requirements on presence that are none on the program, with the reason.
+const NOT_OURS: [(&str, &str); 1] =
+    [("REQ-8048-76", "what a SIP server asks of our certificate, which the operator gets for the domains he serves")];
+
+/// Every requirement on presence has a flow, or a test or a piece of code that names it.
+#[test]
+fn every_requirement_on_presence_is_named() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let standard = std::fs::read_to_string(root.join("tests/standards/rfc8048-presence.md")).expect("a text");
+    let flows = format::read_folder(&root.join("tests/flows")).flows;
+    let mut named: BTreeSet<String> = flows.values().flat_map(|flow| flow.covers.iter().cloned()).collect();
+    named.extend(NOT_OURS.iter().map(|(number, _)| (*number).to_string()));
+    let this_file = root.join("tests/flows/main.rs");
+    let mut folders = vec![root.join("src"), root.join("tests")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path != this_file && path.extension().is_some_and(|extension| extension == "rs") {
+                named.extend(numbers_in(&std::fs::read_to_string(path).expect("a text")));
+            }
+        }
+    }
+    let wanted: BTreeSet<String> = standard
+        .lines()
+        .filter(|line| line.starts_with("- **REQ-8048-"))
+        .flat_map(|line| numbers_in(line).into_iter().next())
+        .collect();
+    assert!(wanted.len() >= 83, "only {} requirements were found", wanted.len());
+    let missing: Vec<&String> = wanted.difference(&named).collect();
+    assert!(missing.is_empty(), "named nowhere: {missing:?}");
+}
+
+/// The requirements on presence that a text names; `REQ-8048-6, -11` names two.
+fn numbers_in(text: &str) -> Vec<String> {
+    let mut numbers = Vec::new();
+    for piece in text.split("REQ-8048-").skip(1) {
+        let mut rest = piece;
+        loop {
+            let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+            if digits.is_empty() {
+                break;
+            }
+            rest = &rest[digits.len()..];
+            numbers.push(format!("REQ-8048-{digits}"));
+            let Some(more) = rest.strip_prefix(", -") else { break };
+            rest = more;
+        }
+    }
+    numbers
 }
