@@ -585,6 +585,21 @@ fn g5_a_deleted_partner_leaves_no_ghost() {
 }
 
 #[test]
+fn g5_a_deleted_sip_domain_leaves_no_ghost() {
+    let mut world = world();
+    let link = world.open(EVIL);
+    watches(&mut world, link, EVE);
+    let mut without = settings();
+    without.sip_domains[0].domain = "other.example".into();
+    world.house.configure(without);
+    world.pass(120_000);
+    let said = take_presence(&mut world);
+    let gone: Vec<&str> = said.iter().filter(|el| el.attr("type") == "unavailable").map(|el| el.attr("from")).collect();
+    assert_eq!(gone, [format!("{ADA}/desk")], "{said:#?} {}", world.log());
+    assert_eq!(world.house.gateway.contacts_kept(), 0);
+}
+
+#[test]
 fn g5_a_sip_peer_that_is_gone_is_seen_as_gone() {
     for mood in [Mood::Silent, Mood::Resets] {
         let mut world = world();
