@@ -3,7 +3,7 @@
 //!
 //! Each pair of users is one [`table::Contact`] with two independent halves: `watch.rs`
 //! is the XMPP user who watches the SIP user, `subscriber.rs` the SIP dialogs for that;
-//! `grant.rs` is the SIP user who watches the XMPP user, with the dialogs he opened. `tell.rs` brings the XMPP side up
+//! `grant.rs` is the SIP user who watches the XMPP user, `notifier.rs` his dialogs. `tell.rs` brings the XMPP side up
 //! to what is known, `record.rs` keeps authorizations over a restart, `document.rs` is
 //! the two ways to write presence down.
 //!
@@ -15,6 +15,7 @@
 mod describe;
 pub mod document;
 mod grant;
+mod notifier;
 mod record;
 pub mod state;
 mod subscriber;
@@ -51,6 +52,8 @@ const RETRY_FIRST: Duration = Duration::from_secs(15);
 const RETRY_MAX: Duration = Duration::from_secs(1800);
 /// Wait when a table or a queue has no room.
 const ROOM_RETRY: Duration = Duration::from_secs(1);
+/// Domains remembered whose servers answer probes of ours.
+const ANSWERING_MAX: usize = 1024;
 /// Everything is asked anew within this time after a start: spread, not a storm.
 const RESTART_SPREAD_MS: u64 = 30_000;
 
@@ -143,7 +146,12 @@ impl Gateway {
         stanza: &Stanza<'_>,
     ) -> Result<Option<u64>, StanzaError<'static>> {
         match stanza.type_ {
-            None => self.user_is_online(cx, stanza.from.bare(), stanza.to.domain()),
+            None => {
+                if self.presence.answering.len() < ANSWERING_MAX {
+                    self.presence.answering.insert(stanza.from.domain().to_owned());
+                }
+                self.user_is_online(cx, stanza.from.bare(), stanza.to.domain());
+            }
             Some("subscribe") => {
                 return Err(StanzaError::new(Condition::ServiceUnavailable).with_text("a domain has no presence"));
             }

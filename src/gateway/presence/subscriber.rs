@@ -93,6 +93,7 @@ impl Gateway {
             resources: Vec::new(),
             is_informed: false,
             is_in_doubt: false,
+            is_left_out: false,
             octets: 0,
         };
         let subscriber = self.presence.add_subscriber(subscriber)?;
@@ -161,15 +162,33 @@ impl Gateway {
                 self.forget_if_empty(contact);
             }
             Phase::Live if subscriber.expires <= cx.now => {
+                let is_left_out = subscriber.is_left_out;
                 self.presence.remove_subscriber(key);
-                self.begin_watch(cx, contact);
+                self.ran_out(cx, contact, is_left_out);
             }
             Phase::Live if subscriber.probing.is_some_and(|until| until <= cx.now) => {
-                (subscriber.probing, subscriber.refresh) = (None, None);
+                (subscriber.probing, subscriber.refresh, subscriber.is_left_out) = (None, None, true);
                 self.presence.arm_subscriber(key);
             }
             Phase::Live if subscriber.refresh.is_some_and(|at| at <= cx.now) => self.probe_or_refresh(cx, key),
             Phase::Live => self.presence.arm_subscriber(key),
+        }
+    }
+
+    /// A subscription ran out. When its refresh was left out by a server that is known to
+    /// answer such probes, the XMPP user is away, and his server's next probe begins it
+    /// again (D-10, REQ-8048-15). Most servers never tell a stranger, or say
+    /// `unsubscribed` of everybody: that means nothing, and presence goes on.
+    fn ran_out(&mut self, cx: &mut Cx<'_>, contact: Key, is_left_out: bool) {
+        let Some((_, xmpp)) = self.presence.names(contact) else { return };
+        if is_left_out && self.presence.answering.contains(xmpp.domain()) {
+            if let Some(contact) = self.presence.contacts.get_mut(contact) {
+                // Nothing failed; it only makes what was shown go.
+                contact.watch.failures = contact.watch.failures.max(1);
+            }
+            self.show_nothing(cx, contact);
+        } else {
+            self.begin_watch(cx, contact);
         }
     }
 
@@ -210,7 +229,7 @@ impl Gateway {
         if subscriber.is_busy {
             return;
         }
-        (subscriber.refresh, subscriber.is_in_doubt) = (None, false);
+        (subscriber.refresh, subscriber.is_in_doubt, subscriber.is_left_out) = (None, false, false);
         let expires_min = self.presence.contacts.get(subscriber.contact).map_or(0, |c| c.watch.expires_min_s);
         let expires = self.settings.presence.expires_s.max(expires_min);
         if !self.send_subscribe(cx, key, expires)
@@ -584,6 +603,7 @@ impl Gateway {
             resources: Vec::new(),
             is_informed: false,
             is_in_doubt: false,
+            is_left_out: false,
             octets: 0,
         };
         let key = self.presence.add_subscriber(fork)?;
@@ -635,6 +655,10 @@ impl Gateway {
         }
         entry.watch.is_new = false;
         match state.status {
+            Status::Terminated(Some(Reason::Timeout)) if subscriber.is_left_out => {
+                self.presence.remove_subscriber(key);
+                self.ran_out(cx, contact, true);
+            }
             Status::Terminated(reason) => {
                 self.presence.remove_subscriber(key);
                 self.watch_terminated(cx, contact, reason, state.retry_after_s);

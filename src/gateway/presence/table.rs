@@ -174,6 +174,8 @@ pub(super) struct Subscriber {
     pub(super) is_informed: bool,
     /// The next refresh asks whether the dialog still stands, whoever is online.
     pub(super) is_in_doubt: bool,
+    /// Its refresh was left out, since nobody said that the XMPP user is there.
+    pub(super) is_left_out: bool,
     /// Octets of the dialog as they were counted.
     pub(super) octets: usize,
 }
@@ -288,6 +290,9 @@ pub(in crate::gateway) struct Table {
     octets: usize,
     /// Pairs that SIP refused of late, oldest first (REQ-8048-74).
     refused: (VecDeque<u64>, BTreeSet<u64>),
+    /// XMPP domains whose servers answer a probe of a domain of ours: what they do not
+    /// say means something.
+    pub(super) answering: BTreeSet<String>,
     /// When all dialogs with a SIP domain were last asked whether they still stand.
     pub(super) examined: BTreeMap<String, Instant>,
     /// Records up to this one are safe.
@@ -325,6 +330,7 @@ impl Table {
             timers: Timers::growing(CONTACTS_MAX + SUBSCRIBERS_MAX + NOTIFIERS_MAX),
             octets: 0,
             refused: (VecDeque::new(), BTreeSet::new()),
+            answering: BTreeSet::new(),
             examined: BTreeMap::new(),
             safe: 0,
             waiting: VecDeque::new(),
