@@ -752,6 +752,28 @@ fn presence_of_who_did_not_approve_is_not_told() {
 }
 
 #[test]
+fn what_a_poll_was_told_is_not_told_the_next() {
+    let mut world = world();
+    let link = world.open(EVIL);
+    // He waits for leave, and asks once beside that.
+    Subscribe::default().send(&mut world);
+    take_requests(&mut world, "NOTIFY");
+    Subscribe { call: "poll1", expires: Some("0"), ..Subscribe::default() }.send(&mut world);
+    presence(&mut world, link, &format!("{EVE}/x"), ADA, "available");
+    world.pass(5000);
+    assert!(last_notify(&mut world).1.contains("open"));
+    presence(&mut world, link, &format!("{EVE}/x"), ADA, "unavailable");
+    world.pass(60_000);
+    take_presence(&mut world);
+    Subscribe { call: "poll2", expires: Some("0"), ..Subscribe::default() }.send(&mut world);
+    assert_eq!(types(&take_presence(&mut world)), ["probe"]);
+    world.pass(6000);
+    // Nobody answered, so nothing is known.
+    assert_eq!(last_notify(&mut world), ("terminated;reason=timeout".to_string(), String::new()));
+    assert_books(&mut world);
+}
+
+#[test]
 fn what_one_watcher_is_told_is_not_told_another() {
     let mut world = world();
     let link = world.open(EVIL);
