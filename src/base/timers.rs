@@ -45,6 +45,11 @@ impl Timers {
             return;
         }
         if self.place.len() <= key as usize {
+            let more = key as usize + 1 - self.place.len();
+            if self.place.capacity() < key as usize + 1 {
+                self.place.reserve_exact(more + key as usize / 8);
+                self.due.reserve_exact(more + key as usize / 8);
+            }
             self.place.resize(key as usize + 1, NOWHERE);
             self.due.resize(key as usize + 1, (Instant::ZERO, 0));
         }

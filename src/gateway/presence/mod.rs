@@ -52,8 +52,6 @@ const RETRY_FIRST: Duration = Duration::from_secs(15);
 const RETRY_MAX: Duration = Duration::from_secs(1800);
 /// Wait when a table or a queue has no room.
 const ROOM_RETRY: Duration = Duration::from_secs(1);
-/// Domains remembered whose servers answer probes of ours.
-const ANSWERING_MAX: usize = 1024;
 /// Everything is asked anew within this time after a start: spread, not a storm.
 const RESTART_SPREAD_MS: u64 = 30_000;
 
@@ -146,12 +144,7 @@ impl Gateway {
         stanza: &Stanza<'_>,
     ) -> Result<Option<u64>, StanzaError<'static>> {
         match stanza.type_ {
-            None => {
-                if self.presence.answering.len() < ANSWERING_MAX {
-                    self.presence.answering.insert(stanza.from.domain().to_owned());
-                }
-                self.user_is_online(cx, stanza.from.bare(), stanza.to.domain());
-            }
+            None => self.user_is_online(cx, stanza.from.bare(), stanza.to.domain()),
             Some("subscribe") => {
                 return Err(StanzaError::new(Condition::ServiceUnavailable).with_text("a domain has no presence"));
             }

@@ -93,7 +93,6 @@ impl Gateway {
             resources: Vec::new(),
             is_informed: false,
             is_in_doubt: false,
-            is_left_out: false,
             octets: 0,
         };
         let subscriber = self.presence.add_subscriber(subscriber)?;
@@ -162,33 +161,18 @@ impl Gateway {
                 self.forget_if_empty(contact);
             }
             Phase::Live if subscriber.expires <= cx.now => {
-                let is_left_out = subscriber.is_left_out;
+                // Its refresh was left out, or lost. Most servers never show their users to a
+                // domain, or say `unsubscribed` of everybody: that means nothing, so presence
+                // goes on in a new dialog instead of ending after the first one (promise P7).
                 self.presence.remove_subscriber(key);
-                self.ran_out(cx, contact, is_left_out);
+                self.begin_watch(cx, contact);
             }
             Phase::Live if subscriber.probing.is_some_and(|until| until <= cx.now) => {
-                (subscriber.probing, subscriber.refresh, subscriber.is_left_out) = (None, None, true);
+                (subscriber.probing, subscriber.refresh) = (None, None);
                 self.presence.arm_subscriber(key);
             }
             Phase::Live if subscriber.refresh.is_some_and(|at| at <= cx.now) => self.probe_or_refresh(cx, key),
             Phase::Live => self.presence.arm_subscriber(key),
-        }
-    }
-
-    /// A subscription ran out. When its refresh was left out by a server that is known to
-    /// answer such probes, the XMPP user is away, and his server's next probe begins it
-    /// again (D-10, REQ-8048-15). Most servers never tell a stranger, or say
-    /// `unsubscribed` of everybody: that means nothing, and presence goes on.
-    fn ran_out(&mut self, cx: &mut Cx<'_>, contact: Key, is_left_out: bool) {
-        let Some((_, xmpp)) = self.presence.names(contact) else { return };
-        if is_left_out && self.presence.answering.contains(xmpp.domain()) {
-            if let Some(contact) = self.presence.contacts.get_mut(contact) {
-                // Nothing failed; it only makes what was shown go.
-                contact.watch.failures = contact.watch.failures.max(1);
-            }
-            self.show_nothing(cx, contact);
-        } else {
-            self.begin_watch(cx, contact);
         }
     }
 
@@ -229,7 +213,7 @@ impl Gateway {
         if subscriber.is_busy {
             return;
         }
-        (subscriber.refresh, subscriber.is_in_doubt, subscriber.is_left_out) = (None, false, false);
+        (subscriber.refresh, subscriber.is_in_doubt) = (None, false);
         let expires_min = self.presence.contacts.get(subscriber.contact).map_or(0, |c| c.watch.expires_min_s);
         let expires = self.settings.presence.expires_s.max(expires_min);
         if !self.send_subscribe(cx, key, expires)
@@ -603,7 +587,6 @@ impl Gateway {
             resources: Vec::new(),
             is_informed: false,
             is_in_doubt: false,
-            is_left_out: false,
             octets: 0,
         };
         let key = self.presence.add_subscriber(fork)?;
@@ -655,10 +638,6 @@ impl Gateway {
         }
         entry.watch.is_new = false;
         match state.status {
-            Status::Terminated(Some(Reason::Timeout)) if subscriber.is_left_out => {
-                self.presence.remove_subscriber(key);
-                self.ran_out(cx, contact, true);
-            }
             Status::Terminated(reason) => {
                 self.presence.remove_subscriber(key);
                 self.watch_terminated(cx, contact, reason, state.retry_after_s);
@@ -669,7 +648,8 @@ impl Gateway {
                 subscriber.phase = Phase::Live;
                 let is_active = status == Status::Active;
                 // What is not approved says nothing that is to be believed (REQ-EVT-25).
-                if let Some(resources) = resources.filter(|_| is_active) {
+                if let Some(mut resources) = resources.filter(|_| is_active) {
+                    resources.shrink_to_fit();
                     subscriber.resources = resources;
                     subscriber.is_informed = true;
                 }

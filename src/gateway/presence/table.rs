@@ -174,8 +174,6 @@ pub(super) struct Subscriber {
     pub(super) is_informed: bool,
     /// The next refresh asks whether the dialog still stands, whoever is online.
     pub(super) is_in_doubt: bool,
-    /// Its refresh was left out, since nobody said that the XMPP user is there.
-    pub(super) is_left_out: bool,
     /// Octets of the dialog as they were counted.
     pub(super) octets: usize,
 }
@@ -239,7 +237,7 @@ struct User {
 }
 
 /// Whose dialog it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum DialogKey {
     Subscriber(Key),
     Notifier(Key),
@@ -283,16 +281,13 @@ pub(in crate::gateway) struct Table {
     pub(super) subscribers: Slab<Subscriber>,
     pub(super) notifiers: Slab<Notifier>,
     /// By the hash of Call-ID and our tag. Forks of one SUBSCRIBE share theirs.
-    by_dialog: BTreeMap<u64, Vec1>,
+    by_dialog: BTreeSet<(u64, DialogKey)>,
     pub(super) route_sets: RouteSets,
     timers: Timers,
     /// Octets of everything of variable size.
     octets: usize,
     /// Pairs that SIP refused of late, oldest first (REQ-8048-74).
     refused: (VecDeque<u64>, BTreeSet<u64>),
-    /// XMPP domains whose servers answer a probe of a domain of ours: what they do not
-    /// say means something.
-    pub(super) answering: BTreeSet<String>,
     /// When all dialogs with a SIP domain were last asked whether they still stand.
     pub(super) examined: BTreeMap<String, Instant>,
     /// Records up to this one are safe.
@@ -325,12 +320,11 @@ impl Table {
             by_pair: BTreeMap::new(),
             subscribers: Slab::with_capacity(SUBSCRIBERS_MAX),
             notifiers: Slab::with_capacity(NOTIFIERS_MAX),
-            by_dialog: BTreeMap::new(),
+            by_dialog: BTreeSet::new(),
             route_sets: RouteSets::default(),
             timers: Timers::growing(CONTACTS_MAX + SUBSCRIBERS_MAX + NOTIFIERS_MAX),
             octets: 0,
             refused: (VecDeque::new(), BTreeSet::new()),
-            answering: BTreeSet::new(),
             examined: BTreeMap::new(),
             safe: 0,
             waiting: VecDeque::new(),
@@ -514,7 +508,7 @@ impl Table {
 
     /// The dialogs of this Call-ID and tag of ours.
     pub(super) fn dialogs(&self, call_id: &str, local_tag: &str) -> Vec1 {
-        let found = self.by_dialog.get(&self.hash(call_id, local_tag));
+        let hash = self.hash(call_id, local_tag);
         let is_it = |key: &&DialogKey| {
             let dialog = match **key {
                 DialogKey::Subscriber(key) => self.subscribers.get(key).map(|s| &s.dialog),
@@ -522,22 +516,22 @@ impl Table {
             };
             dialog.is_some_and(|d| d.call_id() == call_id && d.local_tag() == local_tag)
         };
-        found.map(|all| all.iter().filter(is_it).copied().collect()).unwrap_or_default()
+        self.of_hash(hash).filter(|key| is_it(&key)).take(FORKS_MAX).collect()
     }
 
     fn index(&mut self, call_id: &str, local_tag: &str, key: DialogKey) -> bool {
         let hash = self.hash(call_id, local_tag);
-        self.by_dialog.entry(hash).or_default().push(key).is_ok()
+        self.of_hash(hash).count() < FORKS_MAX && self.by_dialog.insert((hash, key))
     }
 
     fn unindex(&mut self, dialog: &Dialog, key: DialogKey) {
         let hash = self.hash(dialog.call_id(), dialog.local_tag());
-        if let Some(all) = self.by_dialog.get_mut(&hash) {
-            all.retain(|other| *other != key);
-            if all.is_empty() {
-                self.by_dialog.remove(&hash);
-            }
-        }
+        self.by_dialog.remove(&(hash, key));
+    }
+
+    fn of_hash(&self, hash: u64) -> impl Iterator<Item = DialogKey> {
+        let first = (hash, DialogKey::Subscriber(Key::from_bits(0)));
+        self.by_dialog.range(first..).take_while(move |(other, _)| *other == hash).map(|(_, key)| *key)
     }
 
     /// Enters a subscriber; `None`: no room.
@@ -555,7 +549,9 @@ impl Table {
             self.remove_subscriber(key);
             return None;
         }
-        self.contacts.get_mut(contact)?.watch.dialogs.push(key);
+        let dialogs = &mut self.contacts.get_mut(contact)?.watch.dialogs;
+        dialogs.reserve_exact(1);
+        dialogs.push(key);
         Some(key)
     }
 
@@ -585,7 +581,9 @@ impl Table {
             self.remove_notifier(key);
             return None;
         }
-        self.contacts.get_mut(contact)?.grant.dialogs.push(key);
+        let dialogs = &mut self.contacts.get_mut(contact)?.grant.dialogs;
+        dialogs.reserve_exact(1);
+        dialogs.push(key);
         Some(key)
     }
 
@@ -606,6 +604,7 @@ impl Table {
     pub(super) fn plan(&mut self, key: Key, task: Task, at: Instant) {
         let Some(contact) = self.contacts.get_mut(key) else { return };
         contact.plan.retain(|(planned, _)| *planned != task);
+        contact.plan.reserve_exact(1);
         contact.plan.push((task, at));
         self.arm_contact(key);
     }

@@ -135,6 +135,7 @@ impl Gateway {
         if let Some(contact) = self.presence.contacts.get_mut(key) {
             for resource in news.iter().filter(|resource| resource.is_available) {
                 if !contact.watch.shown.iter().any(|shown| shown.name == resource.name) {
+                    contact.watch.shown.reserve_exact(1);
                     contact.watch.shown.push(Shown { name: resource.name.clone(), is_available: true, digest: 0 });
                 } else if let Some(shown) = contact.watch.shown.iter_mut().find(|s| s.name == resource.name) {
                     shown.is_available = true;

@@ -172,7 +172,7 @@ impl Gateway {
     pub(super) fn user_is_not_online(&mut self, xmpp: &str, sip_domain: &str) {
         for dialog in self.probing(xmpp, sip_domain) {
             if let Some(subscriber) = self.presence.subscribers.get_mut(dialog) {
-                (subscriber.probing, subscriber.refresh, subscriber.is_left_out) = (None, None, true);
+                (subscriber.probing, subscriber.refresh) = (None, None);
             }
             self.presence.arm_subscriber(dialog);
         }
