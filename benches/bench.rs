@@ -5,16 +5,21 @@
 //! - the same with 1, 10 and 100 streams: the cost has to stay flat;
 //! - end to end over loopback, TCP and TLS, against a bare mio relay that copies the same
 //!   octets in the same run;
-//! - sizes of the main tables.
+//! - sizes of the main tables;
+//! - presence: heap octets a subscription with 50,000 held, ten thousand SUBSCRIBEs taken
+//!   in as fast as it goes, and a change of presence with 100, 10,000 and 50,000 held.
 //!
 //! `cargo bench -- instructions` counts the instructions of a message end to end under
-//! callgrind (Debian: valgrind), by the difference of two counts. `cargo bench -- WORD`
-//! runs the parts whose name contains the word.
+//! callgrind (Debian: valgrind), by the difference of two counts, and `cargo bench --
+//! changes` those of a change of presence. `cargo bench -- WORD` runs the parts whose name
+//! contains the word: `cargo bench -- presence`.
 
 #![allow(unreachable_pub)] // The modules of the bench are public to each other and to nobody else.
 
 #[path = "bench/memory.rs"]
 mod memory;
+#[path = "bench/presence.rs"]
+mod presence;
 #[path = "bench/wire.rs"]
 mod wire;
 
@@ -32,7 +37,8 @@ use wire::Way;
 /// A part, by name.
 type Part = (&'static str, fn());
 
-const PARTS: &[Part] = &[("protocols", protocols), ("gateway", gateway), ("sizes", sizes), ("wire", wire)];
+const PARTS: &[Part] =
+    &[("protocols", protocols), ("gateway", gateway), ("sizes", sizes), ("presence", presence_all), ("wire", wire)];
 
 const STANZA: &str = "<message from='alice@xmpp.example/home' to='bob@sip.example' id='n1' type='chat'>\
                       <body>Are you coming to the tower tonight?</body></message>";
@@ -42,6 +48,8 @@ fn main() {
     match words.as_slice() {
         [word, target] if word == "relay" => return wire::be_relay(target),
         [word] if word == "instructions" => return instructions(),
+        [word] if word == "changes" => return presence::instructions(),
+        [word, held, way, count] if word == "be-changed" => return presence::be_changed(held, way, count),
         _ => {}
     }
     for (name, part) in PARTS {
@@ -138,6 +146,12 @@ fn wire() {
     }
 }
 
+fn presence_all() {
+    presence::subscriptions();
+    presence::rush();
+    presence::changes();
+}
+
 fn instructions() {
     println!("\n{:<52}{:>10}", "end to end, under callgrind", "instructions");
     for (name, way, tls) in WAYS {
@@ -172,7 +186,7 @@ fn measure(count: usize, mut act: impl FnMut()) -> (f64, f64, f64) {
         }
         ns = begun.elapsed().as_nanos();
     });
-    per(Cost { ns, allocations: info.count_total, octets: info.bytes_total }, count)
+    per(Cost { ns, allocations: info.count_total, octets: info.bytes_total, held: 0 }, count)
 }
 
 fn per(cost: Cost, count: usize) -> (f64, f64, f64) {

@@ -19,6 +19,8 @@ pub struct Cost {
     pub ns: u128,
     pub allocations: u64,
     pub octets: u64,
+    /// Octets allocated and not given back.
+    pub held: i64,
 }
 
 /// A link of the gateway, as its other end sees it.
@@ -43,21 +45,47 @@ pub struct Memory {
     last: Vec<u8>,
     last_link: Option<LinkId>,
     datagram: Vec<u8>,
+    /// All SIP messages among them.
+    pub sip_sent: Vec<Vec<u8>>,
+    /// Presence stanzas the gateway sent.
+    pub presences_sent: usize,
+    pub sip: Sip,
+    /// The gateway asked for a SIP connection that is not up yet.
+    is_sip_dialed: bool,
+    /// The SIP connections: ours to the gateway, and the gateway's to us.
+    sip_links: [Option<LinkId>; 2],
+    /// Records the gateway gave to be stored, and those it was told to be safe.
+    stored: [u64; 2],
     /// Connections the gateway asked for and that are not answered yet.
     connects: Vec<(LinkId, SocketAddr)>,
     number: u64,
 }
 
-const SIP_UDP: ListenerId = ListenerId(0);
+/// How the next hop and the gateway reach each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sip {
+    Udp,
+    Tcp,
+}
+
+const SIP: ListenerId = ListenerId(0);
 const XMPP: ListenerId = ListenerId(1);
+const SIP_PORT: u16 = 5060;
 
 impl Memory {
     /// A gateway with one stream in each direction for each of `partners` domains.
     pub fn new(partners: usize) -> Self {
-        let mut lines = String::from(
-            "set system host-name gw.example\nset sip listen udp udp:127.0.0.1:5060\n\
+        Self::over(Sip::Udp, partners, "")
+    }
+
+    /// The same with a choice of the SIP transport, and settings of its own.
+    pub fn over(sip: Sip, partners: usize, more: &str) -> Self {
+        let name = if sip == Sip::Udp { "udp" } else { "tcp" };
+        let mut lines = format!(
+            "set system host-name gw.example\nset sip listen main {name}:127.0.0.1:{SIP_PORT}\n\
              set xmpp listen servers starttls:127.0.0.1:5269\n\
-             set sip domain sip.example next-hop udp:127.0.0.2:5060\nset sip domain sip.example peer 127.0.0.2/32\n",
+             set sip domain sip.example next-hop {name}:127.0.0.2:{SIP_PORT}\n\
+             set sip domain sip.example peer 127.0.0.2/32\n{more}"
         );
         for number in 0..partners {
             let domain = format!("p{number}.example");
@@ -81,6 +109,12 @@ impl Memory {
             last: Vec::with_capacity(64 * 1024),
             last_link: None,
             datagram: Vec::with_capacity(64 * 1024),
+            sip_sent: Vec::new(),
+            presences_sent: 0,
+            sip,
+            is_sip_dialed: false,
+            sip_links: [None; 2],
+            stored: [0; 2],
             connects: Vec::new(),
             number: 0,
         };
@@ -97,31 +131,27 @@ impl Memory {
 
     /// A MESSAGE comes from SIP, a `<message/>` goes to the partner, a 200 goes back.
     pub fn message_from_sip(&mut self, partner: usize) {
-        let mut request = self.request(partner);
-        self.handle(Input::Datagram { listener: SIP_UDP, from: next_hop(), bytes: &mut request });
+        self.sip_sent.clear();
+        let request = self.request(partner);
+        self.sip_sends(&request);
         let peer = self.out_links.iter().find(|peer| peer.partner == partner).expect("an open stream");
         let (link, sent) = (peer.link, peer.sent);
         assert_eq!(self.last_link, Some(link), "no stanza went out: {}", String::from_utf8_lossy(&self.datagram));
         self.handle(Input::Drained { link, sent });
         assert!(self.datagram.starts_with(b"SIP/2.0 200"), "{}", String::from_utf8_lossy(&self.datagram));
-        self.pass_time();
+        self.pass_time(20);
     }
 
     /// A `<message/>` comes from the partner, a MESSAGE goes to SIP and is answered 200.
     pub fn message_from_xmpp(&mut self, partner: usize) {
+        self.sip_sent.clear();
         self.number += 1;
         let mut stanza = stanza(self.number, &format!("p{partner}.example")).into_bytes();
         let link = self.in_links[partner];
         self.handle(Input::Stream { link, bytes: &mut stanza });
-        let mut answer = b"SIP/2.0 200 OK\r\n".to_vec();
-        for line in self.datagram.split_inclusive(|octet| *octet == b'\n').skip(1) {
-            if [&b"Via"[..], b"From", b"To", b"Call-ID", b"CSeq"].iter().any(|name| line.starts_with(name)) {
-                answer.extend_from_slice(line);
-            }
-        }
-        answer.extend_from_slice(b"Content-Length: 0\r\n\r\n");
-        self.handle(Input::Datagram { listener: SIP_UDP, from: next_hop(), bytes: &mut answer });
-        self.pass_time();
+        let answer = answer_to(&self.datagram, "");
+        self.sip_sends(&answer);
+        self.pass_time(20);
     }
 
     fn request(&mut self, partner: usize) -> Vec<u8> {
@@ -129,9 +159,9 @@ impl Memory {
         request(self.number, &format!("p{partner}.example"), "UDP", "127.0.0.2:5060").into_bytes()
     }
 
-    /// 20 ms between two messages: transactions end as they do in life.
-    fn pass_time(&mut self) {
-        self.now += 20;
+    /// Time between two messages, in milliseconds: transactions end as they do in life.
+    pub fn pass_time(&mut self, ms: u64) {
+        self.now += ms;
         while self.gateway.deadline().is_some_and(|at| at.as_millis() <= self.now) {
             self.handle(Input::Timeout);
         }
@@ -154,6 +184,7 @@ impl Memory {
         self.cost.ns += ns;
         self.cost.allocations += info.count_total;
         self.cost.octets += info.bytes_total;
+        self.cost.held += info.bytes_current;
         self.take_actions();
         used
     }
@@ -166,9 +197,19 @@ impl Memory {
                 Action::Datagram { bytes, .. } => {
                     self.datagram.clear();
                     self.datagram.extend_from_slice(self.out.bytes(bytes));
+                    self.sip_sent.push(self.datagram.clone());
+                }
+                Action::Send { link, bytes } if self.sip_links.contains(&Some(*link)) => {
+                    self.sip_sent.push(self.out.bytes(bytes).to_vec());
+                }
+                Action::Store { .. } => self.stored[0] += 1,
+                Action::Connect { link, to, .. } if to.port() == SIP_PORT => {
+                    self.sip_links[1] = Some(*link);
+                    self.is_sip_dialed = true;
                 }
                 Action::Send { link, bytes } => {
                     let bytes = self.out.bytes(bytes);
+                    self.presences_sent += usize::from(bytes.starts_with(b"<presence"));
                     self.last.extend_from_slice(bytes);
                     self.last_link = Some(*link);
                     if let Some(peer) = self.out_links.iter_mut().find(|peer| peer.link == *link) {
@@ -182,10 +223,64 @@ impl Memory {
         self.out.clear();
     }
 
+    /// Octets come from the SIP side: requests on a connection of its own, everything else
+    /// on the gateway's.
+    pub fn sip_sends(&mut self, message: &[u8]) {
+        let mut bytes = message.to_vec();
+        if self.sip == Sip::Udp {
+            self.handle(Input::Datagram { listener: SIP, from: next_hop(), bytes: &mut bytes });
+            return;
+        }
+        let is_request = !message.starts_with(b"SIP/2.0") && !message.starts_with(b"\r\n");
+        let link = match self.sip_links[usize::from(!is_request)] {
+            Some(link) => link,
+            None => {
+                let link = self.out.new_link();
+                self.sip_links[0] = Some(link);
+                self.handle(Input::Accepted { link, listener: SIP, from: next_hop() });
+                link
+            }
+        };
+        let used = self.handle(Input::Stream { link, bytes: &mut bytes });
+        assert_eq!(used, message.len(), "the gateway did not take {}", String::from_utf8_lossy(message));
+    }
+
+    /// Octets come from a partner.
+    pub fn xmpp_sends(&mut self, partner: usize, text: &str) {
+        self.receive(self.in_links[partner], text);
+    }
+
+    /// What the last event left is done: connections are made, stanzas have arrived and
+    /// records are safe.
+    pub fn after_event(&mut self) {
+        if let Some(link) = self.sip_links[1].filter(|_| core::mem::take(&mut self.is_sip_dialed)) {
+            self.handle(Input::Opened { link });
+        }
+        self.drain();
+        self.sync();
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        if let Some(peer) = self.out_links.iter().find(|peer| Some(peer.link) == self.last_link) {
+            let (link, sent) = (peer.link, peer.sent);
+            self.handle(Input::Drained { link, sent });
+        }
+    }
+
+    /// What was given to be stored is safe.
+    fn sync(&mut self) {
+        let [given, safe] = self.stored;
+        if given > safe {
+            self.stored[1] = given;
+            self.handle(Input::Stored { number: given });
+        }
+    }
+
     /// Dialback both ways, as a partner that believes everything.
     fn open_streams(&mut self, partner: usize) {
-        let mut request = self.request(partner);
-        self.handle(Input::Datagram { listener: SIP_UDP, from: next_hop(), bytes: &mut request });
+        let request = self.request(partner);
+        self.sip_sends(&request);
         let link = self.accept_stream(partner);
         let valid = format!("<db:result from='p{partner}.example' to='sip.example' type='valid'/>");
         self.receive(link, &valid);
@@ -238,7 +333,20 @@ fn header(partner: usize, id: &str) -> String {
 }
 
 fn next_hop() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 2], 5060))
+    SocketAddr::from(([127, 0, 0, 2], SIP_PORT))
+}
+
+/// A 200 for a request, with further lines.
+pub fn answer_to(request: &[u8], more: &str) -> Vec<u8> {
+    let mut answer = b"SIP/2.0 200 OK\r\n".to_vec();
+    for line in request.split_inclusive(|octet| *octet == b'\n').skip(1) {
+        if [&b"Via"[..], b"From", b"To", b"Call-ID", b"CSeq"].iter().any(|name| line.starts_with(name)) {
+            answer.extend_from_slice(line);
+        }
+    }
+    answer.extend_from_slice(more.as_bytes());
+    answer.extend_from_slice(b"Content-Length: 0\r\n\r\n");
+    answer
 }
 
 /// A message as a client sends it. Each has a text of its own: the same one again and
