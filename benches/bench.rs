@@ -10,9 +10,9 @@
 //!   in as fast as it goes, and a change of presence with 100, 10,000 and 50,000 held.
 //!
 //! `cargo bench -- instructions` counts the instructions of a message end to end under
-//! callgrind (Debian: valgrind), by the difference of two counts, and `cargo bench --
-//! changes` those of a change of presence. `cargo bench -- WORD` runs the parts whose name
-//! contains the word: `cargo bench -- presence`.
+//! callgrind (Debian: valgrind), by the difference of two counts; `cargo bench -- changes`
+//! those of a change of presence, with 100 and 10,000 held. `cargo bench -- WORD` runs the
+//! parts whose name contains the word: `cargo bench -- presence`.
 
 #![allow(unreachable_pub)] // The modules of the bench are public to each other and to nobody else.
 
