@@ -166,10 +166,10 @@ impl Gateway {
                 }
             }
             Authorization::Active if !contact.grant.is_known => self.probe(cx, key),
-            // What came while nobody looked is the state; it is checked from time to time.
+            // What came while nobody looked is the state; whether it is all is checked soon.
             Authorization::Active => {
                 if self.presence.planned(key, Task::Probe).is_none() {
-                    self.plan_check(cx, key);
+                    self.presence.plan(key, Task::Probe, cx.now.after(STATE_WAIT));
                 }
             }
         }

@@ -161,8 +161,11 @@ impl Gateway {
             }
         }
         if let Some(contact) = self.presence.contacts.get_mut(key) {
-            if news.iter().any(|resource| resource.name.is_empty() && !resource.is_available) {
+            if known.is_empty() {
+                // It was said of the user as a whole, or of each client.
                 contact.watch.shown.iter_mut().for_each(|shown| shown.is_available = false);
+            } else {
+                contact.watch.shown.retain(|shown| !shown.name.is_empty());
             }
             if names(contact) != before {
                 self.store(cx, key);
@@ -179,9 +182,8 @@ impl Gateway {
         let shown = &contact.watch.shown;
         let mut news: Vec<Resource> = shown
             .iter()
-            .filter(|shown| {
-                (shown.is_available || shown.digest == 0) && !known.iter().any(|resource| resource.name == shown.name)
-            })
+            .filter(|shown| !shown.name.is_empty() && (shown.is_available || shown.digest == 0))
+            .filter(|shown| !known.iter().any(|resource| resource.name == shown.name))
             .map(|shown| Resource::gone(&shown.name))
             .collect();
         let is_new = |resource: &&Resource| {
