@@ -1,5 +1,5 @@
 //! Latimer stands between a SIP world and an XMPP world and lets the people on
-//! both sides write to each other.
+//! both sides write to each other, add each other as contacts and see each other.
 //!
 //! Read the folders in this order; each may use those before it and none after:
 //!
