@@ -162,6 +162,8 @@ impl Presence {
         self.sip_sends(answer.as_bytes());
         let before = self.memory.presences_sent;
         self.change_sip(number);
+        // `subscribed` goes out in the turn after its record is safe.
+        self.pass_time(1);
         self.memory.presences_sent - before == 2
     }
 

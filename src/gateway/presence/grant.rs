@@ -681,6 +681,8 @@ fn take_in(resources: &mut Vec<Resource>, new: Resource) -> bool {
             None => false,
         },
         None => {
+            // Most have one client.
+            resources.reserve_exact(1);
             resources.push(new);
             true
         }
