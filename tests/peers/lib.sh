@@ -92,7 +92,17 @@ stop_one() { # NAME: the process and its group (each peer leads a session of its
     pid=$(cat "$RUN/$1.pid")
     kill -s KILL -- "-$pid" 2>/dev/null || :
     n=0
-    while alive "$1" && [ $n -lt 60 ]; do sleep 0.02; n=$((n + 1)); done
+    while holds "$pid" && [ $n -lt 200 ]; do sleep 0.02; n=$((n + 1)); done
   fi
   rm -f "$RUN/$1.pid" "$RUN/$1.start"
+}
+
+# Has a killed group still got its sockets? Whoever leads a process of many threads is a
+# zombie at once, and its files stay open until the last thread is gone.
+holds() { # GROUP
+  for member in $(pgrep -g "$1"); do
+    grep -q '^State:.Z' "/proc/$member/status" 2>/dev/null || [ ! -r "/proc/$member/status" ] || return 0
+    [ "$(ls "/proc/$member/task" 2>/dev/null | wc -l)" -le 1 ] || return 0
+  done
+  return 1
 }
