@@ -2,6 +2,7 @@
 //! carry: LF line ends, and U+FFFD in the place of all that XML 1.0 has no room for.
 
 use super::Refusal;
+use super::codepage::CodePage;
 use crate::base::text::is_xml_char;
 
 /// A charset we read.
@@ -11,7 +12,8 @@ pub(super) enum Charset {
     Utf8,
     Latin1,
     Latin9,
-    Windows1252,
+    /// One of the code pages of Windows.
+    Page(CodePage),
     /// By its byte order mark; big endian without one (RFC 2781 section 4.3).
     Utf16,
     Utf16Be,
@@ -37,15 +39,14 @@ impl Charset {
             ("iso_8859-15", Charset::Latin9),
             ("latin-9", Charset::Latin9),
             ("latin9", Charset::Latin9),
-            ("windows-1252", Charset::Windows1252),
-            ("cp1252", Charset::Windows1252),
             ("utf-16", Charset::Utf16),
             ("utf-16be", Charset::Utf16Be),
             ("utf-16le", Charset::Utf16Le),
         ];
         let Some(name) = name else { return Ok(Self::Utf8) };
-        let known = NAMES.iter().find(|(known, _)| name.trim().eq_ignore_ascii_case(known));
-        known.map(|(_, charset)| *charset).ok_or(Refusal::Charset)
+        let name = name.trim();
+        let known = NAMES.iter().find(|(known, _)| name.eq_ignore_ascii_case(known)).map(|(_, charset)| *charset);
+        known.or_else(|| code_page(name).map(Self::Page)).ok_or(Refusal::Charset)
     }
 
     /// Appends the text of `octets`. What is not of the charset becomes U+FFFD; when
@@ -71,7 +72,7 @@ impl Charset {
             }
             Self::Latin1 => octets.iter().for_each(|octet| sink.push(char::from(*octet))),
             Self::Latin9 => octets.iter().for_each(|octet| sink.push(latin9(*octet))),
-            Self::Windows1252 => octets.iter().for_each(|octet| match windows_1252(*octet) {
+            Self::Page(page) => octets.iter().for_each(|octet| match page.character(*octet) {
                 Some(c) => sink.push(c),
                 None => sink.replace(),
             }),
@@ -85,6 +86,16 @@ impl Charset {
         }
         if sink.replaced * 2 > sink.characters { Err(Refusal::Malformed) } else { Ok(()) }
     }
+}
+
+/// The code page that is named `windows-1252` or `cp1252`.
+fn code_page(name: &str) -> Option<CodePage> {
+    let number = ["windows-", "cp"].iter().find_map(|prefix| {
+        let start = name.get(..prefix.len())?;
+        start.eq_ignore_ascii_case(prefix).then(|| name.get(prefix.len()..))?
+    })?;
+    let is_number = (3..=5).contains(&number.len()) && number.bytes().all(|octet| octet.is_ascii_digit());
+    CodePage::numbered(number.parse().ok().filter(|_| is_number)?)
 }
 
 /// Is there nothing in UTF-8 text that would have to change? Nearly all text is so.
@@ -148,23 +159,6 @@ const fn latin9(octet: u8) -> char {
     }
 }
 
-/// A character of windows-1252; five octets have none.
-pub(super) const fn windows_1252(octet: u8) -> Option<char> {
-    const HIGH: [char; 32] = [
-        '\u{20AC}', '\0', '\u{201A}', '\u{192}', '\u{201E}', '\u{2026}', '\u{2020}', '\u{2021}', '\u{2C6}', '\u{2030}',
-        '\u{160}', '\u{2039}', '\u{152}', '\0', '\u{17D}', '\0', '\0', '\u{2018}', '\u{2019}', '\u{201C}', '\u{201D}',
-        '\u{2022}', '\u{2013}', '\u{2014}', '\u{2DC}', '\u{2122}', '\u{161}', '\u{203A}', '\u{153}', '\0', '\u{17E}',
-        '\u{178}',
-    ];
-    match octet {
-        0x80..0xA0 => match HIGH[octet as usize - 0x80] {
-            '\0' => None,
-            c => Some(c),
-        },
-        octet => Some(octet as char),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,6 +174,10 @@ mod tests {
         assert_eq!(text("iso-8859-1", b"Gr\xFC\xDFe").as_deref(), Ok("Grüße"));
         assert_eq!(text("ISO-8859-15", b"5 \xA4 \xBD").as_deref(), Ok("5 € œ"));
         assert_eq!(text("windows-1252", b"\x93x\x94 \x80").as_deref(), Ok("\u{201C}x\u{201D} €"));
+        assert_eq!(text("Windows-1251", b"\xCC\xEE\xF1\xF2").as_deref(), Ok("Мост"));
+        assert_eq!(text("CP1250", b"\xF8eka").as_deref(), Ok("řeka"));
+        assert_eq!(text("windows-932", b"x"), Err(Refusal::Charset));
+        assert_eq!(text("cp+1252", b"x"), Err(Refusal::Charset));
         assert_eq!(text("utf-16", b"\xFF\xFEx\0=\xD8\0\xDE").as_deref(), Ok("x😀"));
         assert_eq!(text("utf-16", b"\xFE\xFF\0x").as_deref(), Ok("x"));
         assert_eq!(text("utf-16be", b"\0x").as_deref(), Ok("x"));

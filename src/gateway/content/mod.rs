@@ -11,6 +11,7 @@ use charset::Charset;
 use mime::Value;
 
 mod charset;
+mod codepage;
 mod composing;
 mod cpim;
 pub mod date;
