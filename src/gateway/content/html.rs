@@ -2,7 +2,8 @@
 //!
 //! Nothing is copied through: tags are read tolerantly, and only elements, attributes
 //! and style properties of the recommended profile are written anew, so the result is
-//! always well-formed. Of all other elements the text is kept, of scripts and styles
+//! always well-formed. Where a link's text does not say where it leads, the plain text
+//! does so behind it, between angle brackets (RFC 3986 appendix C). Of all other elements the text is kept, of scripts and styles
 //! not even that. HTML that breaks off within a tag, or goes beyond the bounds, is
 //! given as plain text alone (REQ-7572-27).
 
@@ -11,9 +12,9 @@ use crate::base::text::XmlEscaped;
 use core::fmt::Write;
 
 /// Most octets of XHTML; markup can outgrow its source.
-const XHTML_OCTETS_MAX: usize = 32 * 1024;
+pub(super) const XHTML_OCTETS_MAX: usize = 32 * 1024;
 /// Most elements written: a stanza has a bound too, and other elements.
-const ELEMENTS_MAX: usize = 256;
+pub(super) const ELEMENTS_MAX: usize = 256;
 /// Most elements open at one time, for the same reason.
 const DEPTH_MAX: usize = 24;
 /// Attributes of one element that are looked at.
@@ -24,7 +25,8 @@ const ATTRIBUTES_MAX: usize = 16;
 pub(super) fn read(source: &str, body: &mut String, xhtml: &mut String) {
     xhtml.clear();
     let plain = Plain { out: body, line_breaks: 0, has_blank: false, is_empty: true };
-    let mut reader = Reader { rest: source, plain, xhtml, open: heapless::Vec::new(), elements: 0, is_broken: false };
+    let mut reader =
+        Reader { rest: source, plain, xhtml, open: heapless::Vec::new(), link: None, elements: 0, is_broken: false };
     while reader.step() {}
     reader.finish();
 }
@@ -93,6 +95,8 @@ struct Reader<'a, 'o> {
     plain: Plain<'o>,
     xhtml: &'o mut String,
     open: heapless::Vec<Open, DEPTH_MAX>,
+    /// Where the link leads that is open, and where its text begins in the plain text.
+    link: Option<(String, usize)>,
     elements: usize,
     is_broken: bool,
 }
@@ -228,7 +232,23 @@ impl<'a> Reader<'a, '_> {
             self.end_to(at);
         }
         self.write_element(format_args!("<a href='{}'>", XmlEscaped(href.trim())));
+        self.link = Some((href.trim().into(), self.plain.out.len()));
         self.push_open(Meaning::Link, "a");
+    }
+
+    fn end_link(&mut self) {
+        let Some((href, start)) = self.link.take() else { return };
+        let text = self.plain.out.get(start..).unwrap_or_default();
+        if says(text, &href) {
+            return;
+        }
+        if text.is_empty() {
+            self.plain.text("<", true);
+        } else {
+            self.plain.out.push_str(" <");
+        }
+        self.plain.out.push_str(&href);
+        self.plain.out.push('>');
     }
 
     fn begin_item(&mut self, attributes: &Attributes<'_>) {
@@ -275,6 +295,9 @@ impl<'a> Reader<'a, '_> {
     fn end_to(&mut self, at: usize) {
         while self.open.len() > at {
             let Some(open) = self.open.pop() else { return };
+            if open.meaning == Meaning::Link {
+                self.end_link();
+            }
             self.write(format_args!("</{}>", open.element));
         }
     }
@@ -321,6 +344,7 @@ impl<'a> Reader<'a, '_> {
 
     fn finish(mut self) {
         self.end_to(0);
+        self.end_link();
         if self.is_broken || self.xhtml.len() > XHTML_OCTETS_MAX {
             self.xhtml.clear();
         }
@@ -415,9 +439,9 @@ fn attribute(attributes: &Attributes<'_>, name: &str) -> Option<String> {
 
 /// Schemes a link may lead to. Anything else could run something, or tell the
 /// reader's machine to.
-const LINK_SCHEMES: [&str; 6] = ["http", "https", "mailto", "xmpp", "sip", "tel"];
+const LINK_SCHEMES: [&str; 7] = ["http", "https", "mailto", "xmpp", "sip", "sips", "tel"];
 
-fn is_safe_link(href: &str) -> bool {
+pub(super) fn is_safe_link(href: &str) -> bool {
     has_scheme(href, &LINK_SCHEMES)
 }
 
@@ -432,6 +456,21 @@ fn has_scheme(address: &str, schemes: &[&str]) -> bool {
     address.split_once(':').is_some_and(|(found, rest)| {
         is_whole && !rest.is_empty() && schemes.iter().any(|scheme| found.eq_ignore_ascii_case(scheme))
     })
+}
+
+/// Does the text of a link say where it leads, be it without the scheme?
+pub(super) fn says(text: &str, target: &str) -> bool {
+    const SCHEMES: [&str; 7] = ["http://", "https://", "mailto:", "xmpp:", "sip:", "sips:", "tel:"];
+    let bare = |address: &str| {
+        let scheme = SCHEMES
+            .iter()
+            .find(|scheme| address.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
+        scheme.map_or(0, |scheme| scheme.len())
+    };
+    let (text, target) = (text.trim().trim_end_matches('/'), target.trim_end_matches('/'));
+    let (bare_text, bare_target) = (text.get(bare(text)..), target.get(bare(target)..));
+    let is_same = bare_text.zip(bare_target).is_some_and(|(text, target)| text.eq_ignore_ascii_case(target));
+    is_same || text.contains(target)
 }
 
 /// The style properties of the recommended profile (XEP-0071 section 7.5).
@@ -625,11 +664,29 @@ mod tests {
             "<a href=\"https://a.example/?x=1&amp;y=2\" onclick=x>a</a><a href=' JaVa\tscript:x'>b</a>\
              <a href='data:text/html,x'>c</a><img src='data:x' alt='d'><img src=http://e.example/e.png width=9 height='9e'>",
         );
-        assert_eq!(body, "abcdhttp://e.example/e.png");
+        assert_eq!(body, "a <https://a.example/?x=1&y=2>bcdhttp://e.example/e.png");
         assert_eq!(
             xhtml,
             "<a href='https://a.example/?x=1&amp;y=2'>a</a>bcd<img alt='' src='http://e.example/e.png' width='9'/>"
         );
+    }
+
+    #[test]
+    fn the_plain_text_says_where_a_link_leads_unless_its_text_does() {
+        for (source, expected) in [
+            ("<a href='https://fen.example/'>fen.example</a>!", "fen.example!"),
+            ("<a href='HTTP://fen.example/a'>http://Fen.example/a/</a>", "http://Fen.example/a/"),
+            ("<a href='mailto:ute@fen.example'>ute@fen.example</a>", "ute@fen.example"),
+            ("at <a href='http://fen.example/map'> the<br>map</a><br>now", "at the\nmap <http://fen.example/map>\nnow"),
+            ("x<br><a href='http://fen.example'></a>y", "x\n<http://fen.example>y"),
+            (
+                "<a href='http://fen.example'>a<a href='http://moor.example'>b",
+                "a <http://fen.example>b <http://moor.example>",
+            ),
+            ("<a href='javascript:x'>a</a>", "a"),
+        ] {
+            assert_eq!(both(source).0, expected, "{source}");
+        }
     }
 
     #[test]
