@@ -18,11 +18,12 @@ pub mod date;
 mod html;
 mod mime;
 pub mod outward;
+mod rtf;
 
 pub use outward::{call_id, header_text, language, pick_body};
 
 /// The types that [`read`] takes, for Accept.
-pub const ACCEPT: &str = "text/plain, text/html, multipart/alternative, multipart/mixed, multipart/related, \
+pub const ACCEPT: &str = "text/plain, text/html, text/rtf, application/rtf, multipart/alternative, multipart/mixed, multipart/related, \
      message/cpim, application/im-iscomposing+xml, message/imdn+xml";
 
 /// Deepest nesting of multiparts and CPIM wrappings.
@@ -207,6 +208,9 @@ fn read_part(body: &Body<'_>, depth: usize, out: &mut Text) -> Result<Content, R
         let mut source = String::with_capacity(octets.len());
         Charset::named(kind.parameter("charset").as_deref())?.decode(octets, &mut source)?;
         html::read(&source, &mut out.body, &mut out.xhtml);
+    } else if is_rtf(&kind) {
+        // It says itself which characters it has; a charset parameter is of no use.
+        rtf::read(octets, &mut out.body, &mut out.xhtml)?;
     } else if kind.is("message/cpim") {
         let inner = cpim::open(octets, out)?;
         return read_part(&inner, depth + 1, out);
@@ -228,6 +232,10 @@ fn read_part(body: &Body<'_>, depth: usize, out: &mut Text) -> Result<Content, R
         return Err(Refusal::Type);
     }
     Ok(Content::Message)
+}
+
+fn is_rtf(kind: &Value<'_>) -> bool {
+    kind.is("text/rtf") || kind.is("application/rtf")
 }
 
 /// Is it S/MIME that is encrypted, not only signed (RFC 8551 section 3.2)?
@@ -262,38 +270,69 @@ fn is_optional(body: &Body<'_>) -> bool {
 }
 
 /// Reads the last part that we know: later ones are richer (RFC 2046 section 5.1.4).
-/// A plain part gives the body, though a rich one goes before it: its author knows best
-/// how it reads.
+/// But RTF is read only where there is nothing else that is rich, and a plain part gives
+/// the body wherever it stands: its author knows best how it reads.
 fn read_alternative(parts: &[&[u8]], depth: usize, out: &mut Text) -> Result<Content, Refusal> {
     let mut refusal = Refusal::Type;
-    for (at, octets) in parts.iter().enumerate().rev() {
-        let mut best = Text::default();
-        let part = match mime::part(octets) {
-            Ok(part) => part,
-            Err(why) => {
-                refusal = why;
+    for rank in [Rank::Rich, Rank::Rtf, Rank::Plain] {
+        for octets in parts.iter().rev() {
+            let part = match mime::part(octets) {
+                Ok(part) => part,
+                Err(why) => {
+                    refusal = why;
+                    continue;
+                }
+            };
+            if Rank::of(&part) != rank {
                 continue;
             }
-        };
-        match read_part(&part, depth + 1, &mut best) {
-            Ok(content) => {
-                if !best.xhtml.is_empty() {
-                    read_plain_sibling(parts.get(..at).unwrap_or_default(), depth, &mut best);
+            let mut best = Text::default();
+            match read_part(&part, depth + 1, &mut best) {
+                Ok(content) => {
+                    if rank == Rank::Rtf || !best.xhtml.is_empty() || is_html(&part) {
+                        read_plain_sibling(parts, depth, &mut best);
+                    }
+                    out.merge(best);
+                    return Ok(content);
                 }
-                out.merge(best);
-                return Ok(content);
+                // How deep it nests is a matter of the whole.
+                Err(Refusal::TooLarge) => return Err(Refusal::TooLarge),
+                Err(why) => refusal = why,
             }
-            // How deep it nests is a matter of the whole.
-            Err(Refusal::TooLarge) => return Err(Refusal::TooLarge),
-            Err(why) => refusal = why,
         }
     }
     Err(refusal)
 }
 
+/// In which order alternatives are tried.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rank {
+    /// HTML, and whatever wraps something.
+    Rich,
+    Rtf,
+    Plain,
+}
+
+impl Rank {
+    fn of(part: &Body<'_>) -> Self {
+        let kind = Value::of(part.content_type.unwrap_or("text/plain"));
+        if kind.is("text/plain") {
+            Self::Plain
+        } else if is_rtf(&kind) {
+            Self::Rtf
+        } else {
+            Self::Rich
+        }
+    }
+}
+
+fn is_html(part: &Body<'_>) -> bool {
+    part.content_type.is_some_and(|kind| Value::of(kind).is("text/html"))
+}
+
 fn read_plain_sibling(parts: &[&[u8]], depth: usize, best: &mut Text) {
     let plain = parts.iter().rev().filter_map(|octets| mime::part(octets).ok());
-    let mut plain = plain.filter(|part| part.content_type.is_none_or(|kind| Value::of(kind).is("text/plain")));
+    let mut plain = plain.filter(|part| Rank::of(part) == Rank::Plain);
     if let Some(part) = plain.next() {
         let mut text = Text::default();
         if read_part(&part, depth + 1, &mut text) == Ok(Content::Message) && !text.body.is_empty() {
@@ -355,7 +394,8 @@ mod tests {
 
     #[test]
     fn req_7572_28_other_types_are_refused_with_415() {
-        for kind in ["image/png", "application/octet-stream", "text/rtf", "multipart/signed;boundary=b", "", "x"] {
+        for kind in ["image/png", "application/x-ms-ink", "text/x-msmsgsinvite", "multipart/signed;boundary=b", "", "x"]
+        {
             assert_eq!(text(kind, b"x").map_err(Refusal::status), Err(415), "{kind}");
         }
         let mut out = Text::default();
@@ -396,6 +436,58 @@ mod tests {
         let none = b"--b\nContent-Type: image/png\n\nx\n--b--";
         assert_eq!(text("multipart/alternative;boundary=b", none), Err(Refusal::Type));
         assert_eq!(text("multipart/alternative", none), Err(Refusal::Malformed));
+    }
+
+    #[test]
+    fn of_an_alternative_html_gives_the_markup_and_the_plain_part_the_body() {
+        let part = |kind: &str, text: &str| format!("--b\r\nContent-Type: {kind}\r\n\r\n{text}\r\n");
+        let plain = part("text/plain; charset=UTF-8", "um vier?");
+        let html = part("text/html; charset=UTF-8", "<SPAN>um <B>vier</B>&nbsp;?</SPAN>");
+        let rtf = part("text/rtf; charset=UTF-8", "{\\rtf1\\ansi um \\i vier\\i0  ?\\par}");
+        let ink = part("application/x-ms-ink", "AGI=") + &part("image/gif", "GIF89a");
+        let read = |parts: &[&str]| {
+            let body = parts.concat() + "--b--\r\n";
+            content("multipart/alternative; boundary=\"b\"", body.as_bytes()).map(|(_, text)| (text.body, text.xhtml))
+        };
+        let both = |body: &str, xhtml: &str| Ok((body.to_owned(), xhtml.to_owned()));
+        let (strong, em) = ("<span>um <strong>vier</strong>\u{A0}?</span>", "um <em>vier</em> ?");
+        assert_eq!(read(&[&plain, &html, &rtf]), both("um vier?", strong));
+        assert_eq!(read(&[&rtf, &html, &plain]), both("um vier?", strong));
+        assert_eq!(read(&[&html, &rtf, &ink]), both("um vier ?", strong));
+        assert_eq!(read(&[&plain, &rtf]), both("um vier?", em));
+        assert_eq!(read(&[&plain, &part("text/rtf", "{\\rtf1 UM VIER?}")]), both("um vier?", ""));
+        assert_eq!(read(&[&rtf]), both("um vier ?", em));
+        assert_eq!(read(&[&plain, &ink]), both("um vier?", ""));
+        assert_eq!(read(&[&plain, &part("text/rtf", "none")]), both("um vier?", ""));
+        assert_eq!(read(&[&plain, &part("text/rtf", &"{\\rtf1".repeat(1000))]), both("um vier?", ""));
+        assert_eq!(read(&[&part("text/plain", ""), &html]), both("um vier ?", strong));
+        assert_eq!(read(&[&ink]), Err(Refusal::Type));
+    }
+
+    #[test]
+    fn html_as_lync_writes_it_is_a_fragment_with_a_style() {
+        let html = "<DIV style=\"font-size: 9pt; font-family: Calibri; color: #5b2d8c; direction: ltr\">Im <A \
+            href=\"https://hafen.example/liste?x=1&amp;y=2\">Plan</A><BR>steht <I>nichts</I> &lt;mehr&gt; ;-)</DIV>";
+        let (_, read) = content("text/html; charset=Utf-8;msgr=WAAtAE0ATQA", html.as_bytes()).expect("a message");
+        assert_eq!(read.body, "Im Plan <https://hafen.example/liste?x=1&y=2>\nsteht nichts <mehr> ;-)");
+        assert_eq!(
+            read.xhtml,
+            "<p style='font-size:9pt;font-family:Calibri;color:#5b2d8c'>Im \
+             <a href='https://hafen.example/liste?x=1&amp;y=2'>Plan</a><br/>steht <em>nichts</em> &lt;mehr&gt; ;-)</p>"
+        );
+    }
+
+    #[test]
+    fn rtf_is_read_as_what_it_shows() {
+        let rtf = b"{\\rtf1\\ansi\\ansicpg1252\\deff0{\\fonttbl{\\f0\\fnil\\fcharset0 Arial;}{\\f1\\fcharset204 Arial;}}\r\n\
+            {\\colortbl ;\\red9\\green8\\blue7;}\r\n\\viewkind4\\uc1\\pard\\cf1\\b\\f0\\fs20 Kostet \\u8364?9\\b0\\par\r\n\
+            \\f1 \\'ed\\'e5\\'f2\\f0  \\{T\\'fcr\\}\\line Ende\\par\r\n}\r\n";
+        for kind in ["text/rtf", "Text/RTF; charset=UTF-8", "application/rtf"] {
+            let (_, read) = content(kind, rtf).expect("a message");
+            assert_eq!(read.body, "Kostet €9\nнет {Tür}\nEnde");
+            assert_eq!(read.xhtml, "<strong>Kostet €9<br/></strong>нет {Tür}<br/>Ende");
+        }
+        assert_eq!(text("text/rtf", b"Kostet 9"), Err(Refusal::Malformed));
     }
 
     #[test]
