@@ -12,15 +12,16 @@ use mime::Value;
 
 mod charset;
 mod codepage;
-mod composing;
 mod cpim;
 pub mod date;
 mod html;
 mod mime;
 pub mod outward;
 mod rtf;
+mod typing;
 
 pub use outward::{call_id, header_text, language, pick_body};
+pub use typing::{COMPOSING_TYPE, KEYBOARD_TYPE, Typing, composing_document, keyboard_document, read_keyboard};
 
 /// The types that [`read`] takes, for Accept.
 pub const ACCEPT: &str = "text/plain, text/html, text/rtf, application/rtf, multipart/alternative, multipart/mixed, multipart/related, \
@@ -118,10 +119,7 @@ pub enum Content {
     Message,
     /// `application/im-iscomposing+xml`: the sender types, or has stopped to. Nothing
     /// to show.
-    Composing {
-        /// Is he typing?
-        active: bool,
-    },
+    Composing(Typing),
     /// `message/imdn+xml`: a disposition notification about a message of ours. Nothing
     /// to show.
     Notification,
@@ -214,8 +212,8 @@ fn read_part(body: &Body<'_>, depth: usize, out: &mut Text) -> Result<Content, R
     } else if kind.is("message/cpim") {
         let inner = cpim::open(octets, out)?;
         return read_part(&inner, depth + 1, out);
-    } else if kind.is("application/im-iscomposing+xml") {
-        return composing::is_active(octets).map(|active| Content::Composing { active });
+    } else if kind.is(COMPOSING_TYPE) {
+        return typing::read_composing(octets).map(Content::Composing);
     } else if kind.is("message/imdn+xml") {
         return Ok(Content::Notification);
     } else if kind.is("multipart/encrypted") || is_enveloped(&kind) {
@@ -523,7 +521,7 @@ mod tests {
     fn a_status_of_typing_and_a_notification_show_nothing() {
         let status = b"<isComposing xmlns='urn:ietf:params:xml:ns:im-iscomposing'><state>active</state></isComposing>";
         let (kind, read) = content("application/im-iscomposing+xml", status).expect("a status");
-        assert_eq!((kind, read), (Content::Composing { active: true }, Text::default()));
+        assert_eq!((kind, read), (Content::Composing(Typing { active: true, refresh_s: None }), Text::default()));
         assert_eq!(content("message/imdn+xml", b"<imdn/>").map(|(kind, _)| kind), Ok(Content::Notification));
     }
 
