@@ -230,7 +230,8 @@ pub(super) fn transfer_decoded<'a>(body: &Body<'a>) -> Result<Cow<'a, [u8]>, Ref
     }
 }
 
-fn base64_decoded(octets: &[u8]) -> Result<Vec<u8>, Refusal> {
+/// Undoes base64. Blanks in it and padding that is missing are no fault.
+pub(super) fn base64_decoded(octets: &[u8]) -> Result<Vec<u8>, Refusal> {
     let mut digits: Vec<u8> = octets.iter().copied().filter(|octet| !octet.is_ascii_whitespace()).collect();
     while !digits.len().is_multiple_of(4) {
         digits.push(b'=');

@@ -14,12 +14,14 @@ mod charset;
 mod codepage;
 mod cpim;
 pub mod date;
+mod first;
 mod html;
 mod mime;
 pub mod outward;
 mod rtf;
 mod typing;
 
+pub use first::read_first;
 pub use outward::{call_id, header_text, language, pick_body};
 pub use typing::{COMPOSING_TYPE, KEYBOARD_TYPE, Typing, composing_document, keyboard_document, read_keyboard};
 
@@ -313,7 +315,11 @@ enum Rank {
 
 impl Rank {
     fn of(part: &Body<'_>) -> Self {
-        let kind = Value::of(part.content_type.unwrap_or("text/plain"));
+        Self::of_type(part.content_type)
+    }
+
+    fn of_type(content_type: Option<&str>) -> Self {
+        let kind = Value::of(content_type.unwrap_or("text/plain"));
         if kind.is("text/plain") {
             Self::Plain
         } else if is_rtf(&kind) {
