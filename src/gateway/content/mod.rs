@@ -20,10 +20,12 @@ mod mime;
 pub mod outward;
 mod rtf;
 mod typing;
+mod xhtml;
 
 pub use first::read_first;
 pub use outward::{call_id, header_text, language, pick_body};
 pub use typing::{COMPOSING_TYPE, KEYBOARD_TYPE, Typing, composing_document, keyboard_document, read_keyboard};
+pub use xhtml::{html_of, text_of_xhtml};
 
 /// The types that [`read`] takes, for Accept.
 pub const ACCEPT: &str = "text/plain, text/html, text/rtf, application/rtf, multipart/alternative, multipart/mixed, multipart/related, \
