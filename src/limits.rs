@@ -7,9 +7,11 @@
 pub const SIP_MESSAGE_OCTETS_MAX: usize = 80 * 1024;
 /// Longest SIP start-line, in octets; beyond it 414.
 pub const SIP_START_LINE_OCTETS_MAX: usize = 8 * 1024;
-/// Longest SIP header field after unfolding, in octets: the first message of an IM session
-/// may stand in one, with all its markup and in base64.
-pub const SIP_HEADER_OCTETS_MAX: usize = 48 * 1024;
+/// Longest SIP header field after unfolding, in octets.
+pub const SIP_HEADER_OCTETS_MAX: usize = 8 * 1024;
+/// Longest header field that holds the first message of an IM session, in octets: what
+/// somebody pastes has tens of KiB of markup, and base64 makes a third more of it.
+pub const SIP_FIRST_MESSAGE_HEADER_OCTETS_MAX: usize = 48 * 1024;
 /// All header fields of a SIP message together, in octets.
 pub const SIP_HEADERS_OCTETS_MAX: usize = 64 * 1024;
 /// Most header lines in a SIP message.
@@ -17,9 +19,9 @@ pub const SIP_HEADER_LINES_MAX: usize = 256;
 /// Largest body of a MESSAGE we take, in octets; beyond it 413.
 pub const SIP_BODY_OCTETS_MAX: usize = 16 * 1024;
 /// Largest HTML or RTF of the first message of an IM session, in octets, out of a header
-/// field: what one of [`SIP_HEADER_OCTETS_MAX`] holds as base64, less its name and
-/// parameters. The plain text has the bound of a body.
-pub const FIRST_MESSAGE_OCTETS_MAX: usize = SIP_HEADER_OCTETS_MAX / 4 * 3 - 256;
+/// field: what one of [`SIP_FIRST_MESSAGE_HEADER_OCTETS_MAX`] holds as base64, less its name
+/// and parameters. The plain text has the bound of a body.
+pub const FIRST_MESSAGE_OCTETS_MAX: usize = SIP_FIRST_MESSAGE_HEADER_OCTETS_MAX / 4 * 3 - 256;
 /// Largest presence document (RFC 3863), in octets, read or written: what a message of
 /// [`SIP_MESSAGE_OCTETS_MAX`] has room for beside its header fields.
 pub const PIDF_OCTETS_MAX: usize = 64 * 1024;

@@ -5,8 +5,8 @@
 
 use super::message::Fault;
 use crate::limits::{
-    SIP_HEADER_LINES_MAX, SIP_HEADER_OCTETS_MAX, SIP_HEADERS_OCTETS_MAX, SIP_MESSAGE_OCTETS_MAX,
-    SIP_START_LINE_OCTETS_MAX,
+    SIP_FIRST_MESSAGE_HEADER_OCTETS_MAX, SIP_HEADER_LINES_MAX, SIP_HEADER_OCTETS_MAX, SIP_HEADERS_OCTETS_MAX,
+    SIP_MESSAGE_OCTETS_MAX, SIP_START_LINE_OCTETS_MAX,
 };
 
 /// What stands at the beginning of the octets.
@@ -187,7 +187,8 @@ impl Scan {
         if !matches!(octets.get(self.line), Some(b' ' | b'\t')) {
             self.field = self.line;
         }
-        if end - self.field > SIP_HEADER_OCTETS_MAX {
+        let length = end - self.field;
+        if length > SIP_HEADER_OCTETS_MAX && length > field_octets_max(octets.get(self.field..).unwrap_or_default()) {
             return Err(Fault::HeaderTooLong);
         }
         if end > SIP_START_LINE_OCTETS_MAX + SIP_HEADERS_OCTETS_MAX {
@@ -195,6 +196,14 @@ impl Scan {
         }
         Ok(())
     }
+}
+
+/// How many octets the header field may have that begins here. COMPAT: Lync and its
+/// forerunners put the first message of an IM session into one.
+fn field_octets_max(field: &[u8]) -> usize {
+    let name = field.split(|octet| *octet == b':').next().unwrap_or_default().trim_ascii_end();
+    let is_first_message = [b"ms-text-format".as_slice(), b"ms-im-format"].iter().any(|n| name.eq_ignore_ascii_case(n));
+    if is_first_message { SIP_FIRST_MESSAGE_HEADER_OCTETS_MAX } else { SIP_HEADER_OCTETS_MAX }
 }
 
 /// The Content-Length of a whole head, in any spelling the parser would take.
@@ -334,6 +343,20 @@ mod tests {
         let mut header = b"OPTIONS sip:a SIP/2.0\r\nx: ".to_vec();
         header.resize(header.len() + SIP_HEADER_OCTETS_MAX, b'a');
         assert!(matches!(Framer::default().next(&header), Frame::Broken { fault: Fault::HeaderTooLong, .. }));
+        let first = |octets: usize, name: &str| {
+            let field = format!("{name}: {}", "a".repeat(octets - name.len() - 2));
+            format!("INVITE sip:a SIP/2.0\r\n{field}\r\nl: 0\r\n\r\n").into_bytes()
+        };
+        for name in ["ms-im-format", "Ms-Text-Format", "MS-IM-FORMAT "] {
+            let most = first(SIP_FIRST_MESSAGE_HEADER_OCTETS_MAX, name);
+            assert_eq!(Framer::default().next(&most), Frame::Message { head: most.len(), len: most.len() });
+            let more = first(SIP_FIRST_MESSAGE_HEADER_OCTETS_MAX + 1, name);
+            assert!(matches!(Framer::default().next(&more), Frame::Broken { fault: Fault::HeaderTooLong, .. }));
+            let cuts: Vec<usize> = (0..most.len()).step_by(1000).collect();
+            assert_eq!(frames(&most, &cuts), [Frame::Message { head: most.len(), len: most.len() }]);
+        }
+        let other = first(SIP_FIRST_MESSAGE_HEADER_OCTETS_MAX, "ms-im-formats");
+        assert!(matches!(Framer::default().next(&other), Frame::Broken { fault: Fault::HeaderTooLong, .. }));
         let mut folded = b"OPTIONS sip:a SIP/2.0\r\nx: ".to_vec();
         while folded.len() < 2 * SIP_HEADER_OCTETS_MAX {
             folded.extend(b"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n ");

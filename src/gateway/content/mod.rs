@@ -28,8 +28,8 @@ pub use typing::{COMPOSING_TYPE, KEYBOARD_TYPE, Typing, composing_document, keyb
 pub use xhtml::{html_of, text_of_xhtml};
 
 /// The types that [`read`] takes, for Accept.
-pub const ACCEPT: &str = "text/plain, text/html, text/rtf, application/rtf, multipart/alternative, multipart/mixed, multipart/related, \
-     message/cpim, application/im-iscomposing+xml, message/imdn+xml";
+pub const ACCEPT: &str = "text/plain, text/html, text/rtf, application/rtf, multipart/alternative, multipart/mixed, \
+     multipart/related, message/cpim, application/im-iscomposing+xml, message/imdn+xml";
 
 /// Deepest nesting of multiparts and CPIM wrappings.
 const DEPTH_MAX: usize = 4;
