@@ -233,6 +233,11 @@ tests! {
     config_file_holds = "config-file",
     journal_holds = "journal",
     content_holds = "content",
+    html_holds = "html",
+    rtf_holds = "rtf",
+    xhtml_holds = "xhtml",
+    first_message_holds = "first-message",
+    typing_holds = "typing",
     pidf_holds = "pidf",
     gateway_holds = "gateway",
 }

@@ -4,6 +4,7 @@
 
 use crate::neighbours::{Names, Neighbours};
 use crate::peers;
+use base64ct::{Base64, Encoding as _};
 use latimer::appliance::{config, slots};
 use latimer::base::journal;
 use latimer::base::net::Transport;
@@ -38,6 +39,11 @@ pub const TARGETS: &[Target] = &[
     ("config-file", config_file),
     ("journal", contacts_journal),
     ("content", message_content),
+    ("html", html),
+    ("rtf", rtf),
+    ("xhtml", xhtml),
+    ("first-message", first_message),
+    ("typing", typing),
     ("pidf", presence_document),
     ("gateway", gateway),
 ];
@@ -424,12 +430,90 @@ fn message_content(data: &[u8]) {
     let data = &data[..data.len().min(OCTETS_MAX)];
     let end = data.iter().position(|octet| *octet == b'\n').unwrap_or(data.len());
     let Ok(content_type) = core::str::from_utf8(&data[..end]) else { return };
-    let octets = data.get(end + 1..).unwrap_or_default();
-    let body = content::Body { content_type: Some(content_type.trim_end()), octets, ..content::Body::default() };
+    read_body(content_type.trim_end(), data.get(end + 1..).unwrap_or_default());
+}
+
+/// Reads a body and holds what came of it to what a stanza may carry.
+fn read_body(content_type: &str, octets: &[u8]) {
+    let body = content::Body { content_type: Some(content_type), octets, ..content::Body::default() };
     let mut out = content::Text::default();
-    if content::read(&body, &mut out).is_err() {
-        return;
+    if content::read(&body, &mut out).is_ok() {
+        fits_a_stanza(&out);
     }
+}
+
+fn html(data: &[u8]) {
+    read_body("text/html;charset=utf-8", &data[..data.len().min(OCTETS_MAX)]);
+}
+
+fn rtf(data: &[u8]) {
+    let data = &data[..data.len().min(OCTETS_MAX)];
+    read_body("text/rtf", data);
+    // Few inputs begin as RTF has to.
+    read_body("application/rtf", &[b"{\\rtf1\\ansi ", data].concat());
+}
+
+/// What a client of XMPP may write as markup is harmless HTML for a SIP side, or none.
+fn xhtml(data: &[u8]) {
+    let Some(text) = text(data) else { return };
+    let document = format!(
+        "<html xmlns='http://jabber.org/protocol/xhtml-im'><body xmlns='http://www.w3.org/1999/xhtml'>{text}</body></html>"
+    );
+    let mut tree = Tree::new();
+    let Ok(node) = tree.parse_document(document.as_bytes(), Limits::STANZA) else { return };
+    let mut html = String::new();
+    let found = content::html_of(node, &mut html);
+    assert_eq!(found, !html.is_empty());
+    let body = content::text_of_xhtml(node).unwrap_or_default();
+    fits_a_stanza(&content::Text { body, xhtml: html, ..content::Text::default() });
+}
+
+/// The first line is `ms-text-format`, the others are values of `ms-im-format`. Behind an
+/// `=` at its start a line is not encoded yet.
+fn first_message(data: &[u8]) {
+    let data = &data[..data.len().min(OCTETS_MAX)];
+    let values: Vec<String> = data
+        .split(|octet| *octet == b'\n')
+        .filter_map(|line| match line {
+            [b'=', kind, rest @ ..] => {
+                let kind = ["plain", "html", "rtf", "plain; charset=utf-16"][usize::from(kind % 4)];
+                Some(format!("text/{kind}; ms-body={}", Base64::encode_string(rest)))
+            }
+            line => core::str::from_utf8(line).ok().map(str::to_owned),
+        })
+        .collect();
+    let mut values = values.iter().map(String::as_str);
+    let mut out = content::Text::default();
+    let text_format = values.next();
+    match content::read_first(text_format, values, &mut out) {
+        Ok(found) => {
+            assert_eq!(found, !out.body.is_empty());
+            fits_a_stanza(&out);
+        }
+        Err(why) => assert!(out.body.is_empty() && why.status() >= 400),
+    }
+}
+
+/// Both documents that say who types.
+fn typing(data: &[u8]) {
+    let data = &data[..data.len().min(OCTETS_MAX)];
+    if let Some(found) = content::read_keyboard(data) {
+        assert_eq!(content::read_keyboard(content::keyboard_document(found.active).as_bytes()), Some(found));
+    }
+    let read = |octets: &[u8]| {
+        let mut out = content::Text::default();
+        let body = content::Body { content_type: Some(content::COMPOSING_TYPE), octets, ..content::Body::default() };
+        content::read(&body, &mut out)
+    };
+    if let Ok(content::Content::Composing(found)) = read(data) {
+        let found = content::Typing { refresh_s: found.refresh_s.filter(|_| found.active), ..found };
+        let mut document = String::new();
+        content::composing_document(found, &mut document);
+        assert_eq!(read(document.as_bytes()), Ok(content::Content::Composing(found)), "{document}");
+    }
+}
+
+fn fits_a_stanza(out: &content::Text) {
     let stanza = format!(
         "<message><subject>{}</subject><body>{}</body><html xmlns='http://jabber.org/protocol/xhtml-im'>\
          <body xmlns='http://www.w3.org/1999/xhtml'>{}</body></html></message>",
