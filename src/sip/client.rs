@@ -22,7 +22,7 @@ use crate::limits::{
     DNS_TARGETS_MAX, SIP_CLIENT_TRANSACTIONS_PER_ROUTE_MAX, SIP_MESSAGE_OCTETS_MAX, SIP_PAGER_OCTETS_MAX,
     SIP_ROUTES_MAX,
 };
-use crate::settings::NextHop;
+use crate::settings::{NextHop, NextHopTransport};
 use core::net::SocketAddr;
 use core::time::Duration;
 
@@ -69,6 +69,8 @@ pub(super) struct Client {
     /// It was too large for UDP: the stream did not come about, so UDP it is.
     is_forced_udp: bool,
     is_cancelled: bool,
+    /// Does it count among the requests under way to its destination?
+    has_place: bool,
 }
 
 /// How far a request is on its way.
@@ -115,12 +117,19 @@ impl Endpoint {
         }
         let secret = self.secret(cx);
         let route = self.route(cx.now, destination).ok_or(Refused::Overload)?;
+        if self.clients.is_full() {
+            self.forget_accepted();
+        }
         let is_crowded = |route: &Route| route.requests >= SIP_CLIENT_TRANSACTIONS_PER_ROUTE_MAX;
         if self.clients.is_full() || self.routes.get(route).is_none_or(is_crowded) {
             return Err(Refused::Overload);
         }
         let mut w = cx.out.begin();
-        let (via, compact) = emit(&mut w, request, self.via_octets(destination, false));
+        let may_compact = match destination {
+            Destination::NextHop { hop, .. } => hop.transport == NextHopTransport::Udp || request.to_tag.is_none(),
+            Destination::Domain { .. } => true,
+        };
+        let (via, compact) = emit(&mut w, request, self.via_octets(destination, false), may_compact);
         if w.len() > SIP_MESSAGE_OCTETS_MAX {
             w.cancel();
             return Err(Refused::TooLarge);
@@ -147,6 +156,7 @@ impl Endpoint {
             is_reused: false,
             is_forced_udp: false,
             is_cancelled: false,
+            has_place: true,
         };
         let key = self.clients.insert(client).map_err(|_| Refused::Overload)?;
         self.client_timers.set(timer(key, END), cx.now.after(T1_64));
@@ -549,6 +559,8 @@ impl Endpoint {
     fn settle(&mut self, cx: &mut Cx<'_>, key: Key, hash: u64, step: &Step) {
         let Some(client) = self.clients.get_mut(key) else { return };
         if client.machine.kind == Kind::Invite && !step.over {
+            // It only waits for what may come again: no reason to hold up other requests.
+            self.give_place_back(key);
             return;
         }
         // In place of Timer K, without keeping the request.
@@ -574,8 +586,28 @@ impl Endpoint {
         }
         self.by_own_branch.remove(client.hash, key);
         self.buffers.take_back(client.bytes);
-        if let Some(route) = self.routes.get_mut(client.route) {
+        if let Some(route) = self.routes.get_mut(client.route).filter(|_| client.has_place) {
             route.requests = route.requests.saturating_sub(1);
+        }
+    }
+
+    /// A request counts no longer among those under way to its destination.
+    fn give_place_back(&mut self, key: Key) {
+        let Some(client) = self.clients.get_mut(key) else { return };
+        if core::mem::take(&mut client.has_place)
+            && let Some(route) = self.routes.get_mut(client.route)
+        {
+            route.requests = route.requests.saturating_sub(1);
+        }
+    }
+
+    /// Makes room: an INVITE that was accepted long ago hears of further acceptances no more.
+    fn forget_accepted(&mut self) {
+        let accepted = |client: &Client| client.machine.state == ClientState::Accepted;
+        let end = |key: Key| self.client_timers.of(timer(key, END));
+        let oldest = self.clients.iter().filter(|(_, client)| accepted(client)).min_by_key(|(key, _)| end(*key));
+        if let Some(key) = oldest.map(|(key, _)| key) {
+            self.finish(key);
         }
     }
 
@@ -662,6 +694,7 @@ impl Endpoint {
             is_reused: false,
             is_forced_udp: false,
             is_cancelled: false,
+            has_place: true,
         };
         let (hash, route) = (cancel.hash, cancel.route);
         match self.clients.insert(cancel) {
@@ -690,10 +723,11 @@ fn own_hash(secret: Secret, branch: &str, method: &str) -> u64 {
     secret.hash(OWN, &[branch.as_bytes(), method.as_bytes()])
 }
 
-/// Writes a request in its long form, or in the compact one if the long one is too
-/// large for a datagram. Gives the place of the Via.
-fn emit(w: &mut Writer<'_>, request: &Request<'_>, via_octets: usize) -> (usize, bool) {
-    let compact = request_len(request, false) + via_octets > SIP_PAGER_OCTETS_MAX;
+/// Writes a request in its long form, or in the compact one if that and only that is as short
+/// as a datagram, or a MESSAGE outside a dialog, may be. Gives the place of the Via.
+fn emit(w: &mut Writer<'_>, request: &Request<'_>, via_octets: usize, may_compact: bool) -> (usize, bool) {
+    let fits = |compact| request_len(request, compact) + via_octets <= SIP_PAGER_OCTETS_MAX;
+    let compact = may_compact && !fits(false) && fits(true);
     (emit_request(w, request, compact), compact)
 }
 

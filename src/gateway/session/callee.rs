@@ -1,0 +1,282 @@
+//! The side that is invited: a SIP user opens a session, and is answered in the XMPP user's
+//! name (RFC 7573 section 5). XMPP users cannot be made to ring.
+
+use super::caller::{full_address, soon, takes_update};
+use super::session_headers;
+use super::table::{First, Phase, Session, Timer, Typing, Unacknowledged, text_hash};
+use crate::base::counters::Counter;
+use crate::base::cx::Cx;
+use crate::base::slab::Key;
+use crate::gateway::Gateway;
+use crate::gateway::content::{self, Text};
+use crate::gateway::message::Inbound;
+use crate::gateway::route::HOPS_MAX;
+use crate::gateway::uas::Answer;
+use crate::limits::{DIALOG_OCTETS_MAX, SESSIONS_PER_PAIR_MAX};
+use crate::sip::dialog::{Dialog, Parts, target_of};
+use crate::sip::endpoint::Response;
+use crate::sip::message::Message;
+use crate::sip::sdp;
+use crate::sip::session_timer::{SessionTimer, TIMER};
+use crate::sip::transaction::{T1, T1_64, T2};
+use crate::xmpp::jid::Jid;
+use core::time::Duration;
+
+/// How long the MESSAGE that repeats the text of an INVITE is waited for, behind the ACK. Its
+/// sender has it ready by then; the reader of a text that is not repeated waits as long.
+const REPEAT_WAIT_MS: u64 = 500;
+/// The same, behind a 2xx whose ACK may be lost.
+const REPEAT_WAIT_NO_ACK_MS: u64 = 3000;
+/// So long a first MESSAGE with the same text is taken for that repetition.
+const REPETITION_UNTIL: Duration = Duration::from_secs(10);
+
+impl Gateway {
+    /// An INVITE outside a dialog that passed the checks of every request.
+    pub(in crate::gateway) fn invite_from_sip(
+        &mut self,
+        cx: &mut Cx<'_>,
+        transaction: Key,
+        message: &Message<'_>,
+        (from, to): (Jid, Jid),
+    ) {
+        cx.count(Counter::SessionIn);
+        if let Err(answer) = self.try_invite_from_sip(cx, transaction, message, from, to) {
+            cx.count(Counter::SessionRefusedIn);
+            cx.count(answer.counter);
+            self.log_refusal(cx, message, &answer);
+            self.respond(cx, transaction, &answer);
+        }
+    }
+
+    fn try_invite_from_sip(
+        &mut self,
+        cx: &mut Cx<'_>,
+        transaction: Key,
+        message: &Message<'_>,
+        from: Jid,
+        to: Jid,
+    ) -> Result<(), Answer> {
+        let bad = |cause: &'static str| Answer::new(400, cause, Counter::SipRequestRefused);
+        if message.max_forwards() == Some(0) {
+            return Err(Answer::new(483, "Too Many Hops", Counter::Loop));
+        }
+        let target = target_of(message).ok_or_else(|| bad("Contact Is No SIP Address"))?;
+        let remote_tag = message.from().tag.ok_or_else(|| bad("From Has No Tag"))?;
+        let offer = offer_of(message)?;
+        if offer.is_none() && !self.is_lync(from.domain()) {
+            // A telephone would be offered something it cannot do.
+            return Err(refuse_media());
+        }
+        let agreed = timer_of(message)?;
+        let lane = self.lane(to.bare(), from.bare());
+        let local_tag = self.sip.local_tag(transaction).unwrap_or_default().to_owned();
+        let parts = Parts {
+            call_id: message.call_id(),
+            local_tag: &local_tag,
+            remote_tag,
+            local_uri: message.to().uri,
+            remote_uri: message.from().uri,
+            target,
+        };
+        let route_set = self.sessions.route_sets.of(message.headers("Record-Route"));
+        let texts = [parts.call_id, parts.remote_tag, parts.local_uri, parts.remote_uri, parts.target, &route_set];
+        if texts.iter().map(|text| text.len()).sum::<usize>() > DIALOG_OCTETS_MAX {
+            return Err(Answer::new(513, "Addresses Or Routes Are Too Long", Counter::SipRequestRefused));
+        }
+        let record_route: Box<str> = (&*route_set).into();
+        let dialog = Dialog::new(&parts, route_set, 0, Some(message.cseq().number));
+        let is_lync = self.is_lync(from.domain());
+        let media = offer.as_ref().and_then(|offer| offer.iter().find(|media| media.is_instant_messages()).copied());
+        let session = Session {
+            lane,
+            sip: full_address(message, &from),
+            client: to.resource().map(|resource| (resource.into(), true)),
+            xmpp: to.to_bare(),
+            thread: self.memory.thread(message.call_id()).into(),
+            dialog,
+            invite_cseq: 0,
+            phase: Phase::Open,
+            unacknowledged: None,
+            held: None,
+            first: First::None,
+            typing: Typing::default(),
+            timer: agreed.map(|agreed| Timer { agreed, at: cx.now.after(agreed.due_after()), is_refreshing: false }),
+            used: cx.now,
+            idle_at: cx.now.after(self.session_idle(from.domain())),
+            number: self.next_session_number(cx),
+            is_lync,
+            takes_composing: media.is_some_and(|media| media.takes("application/im-iscomposing+xml")),
+            takes_update: takes_update(message),
+        };
+        if let Some(old) = self.sessions.one_too_many(lane, SESSIONS_PER_PAIR_MAX) {
+            self.end_session(cx, old, "the pair has opened others");
+        }
+        let key = self.sessions.insert(session).ok_or_else(|| Answer::overload("Too Many Sessions"))?;
+        let Some(sdp) = self.session_description(key, offer.as_ref()) else {
+            self.sessions.remove(key);
+            return Err(refuse_media());
+        };
+        self.sessions.takes_sessions(lane);
+        cx.count(Counter::SessionOpened);
+        self.keep_first_text(cx, key, message);
+        self.accept(cx, key, transaction, sdp, record_route);
+        Ok(())
+    }
+
+    /// Keeps the text that came in the header fields of an INVITE. One that cannot be read is
+    /// none: its sender sends it again.
+    fn keep_first_text(&mut self, cx: &mut Cx<'_>, key: Key, message: &Message<'_>) {
+        let mut text = core::mem::take(&mut self.memory.text);
+        let formats = message.fields().filter(|(name, _)| name.eq_ignore_ascii_case("ms-im-format"));
+        let is_text = content::read_first(message.header("ms-text-format"), formats.map(|(_, value)| value), &mut text);
+        if is_text == Ok(true) && !text.body.trim().is_empty() {
+            let first = First::Waiting {
+                at: soon(cx.now, REPEAT_WAIT_NO_ACK_MS),
+                body: text.body.as_str().into(),
+                xhtml: text.xhtml.as_str().into(),
+            };
+            self.sessions.keep_first(key, first);
+        }
+        self.memory.text = text;
+    }
+
+    /// Accepts an INVITE, and does so again until its ACK comes.
+    pub(super) fn accept(&mut self, cx: &mut Cx<'_>, key: Key, invite: Key, sdp: String, record_route: Box<str>) {
+        if let Some(session) = self.sessions.slots.get_mut(key) {
+            session.unacknowledged = Some(Unacknowledged {
+                invite,
+                sdp: sdp.into(),
+                record_route,
+                again: cx.now.after(T1),
+                interval: T1,
+                until: cx.now.after(T1_64),
+            });
+        }
+        self.say_accept(cx, key);
+        self.sessions.arm(key);
+    }
+
+    fn say_accept(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(contact) = self.session_contact(key) else { return };
+        let Some(session) = self.sessions.slots.get(key) else { return };
+        let Some(pending) = &session.unacknowledged else { return };
+        let expires = session.timer.map(|timer| timer.agreed);
+        let value = expires.map(|agreed| agreed.as_answerer());
+        let mut headers = session_headers(&contact);
+        if !pending.record_route.is_empty() {
+            let _ = headers.push(("Record-Route", &pending.record_route));
+        }
+        if let Some(value) = &value {
+            let _ = headers.push(("Session-Expires", value));
+            if expires.is_some_and(|agreed| !agreed.is_ours) {
+                let _ = headers.push(("Require", TIMER));
+            }
+        }
+        let response = Response {
+            status: 200,
+            reason: "OK",
+            headers: &headers,
+            content_type: Some("application/sdp"),
+            body: pending.sdp.as_bytes(),
+        };
+        self.sip.respond(cx, pending.invite, &response);
+    }
+
+    /// No ACK has come yet.
+    pub(super) fn repeat_accept(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(session) = self.sessions.slots.get_mut(key) else { return };
+        let Some(pending) = &mut session.unacknowledged else { return };
+        if pending.until <= cx.now {
+            session.unacknowledged = None;
+            return self.end_session(cx, key, "its acceptance was not acknowledged");
+        }
+        pending.interval = T2.min(pending.interval * 2);
+        pending.again = cx.now.after(pending.interval).min(pending.until);
+        self.say_accept(cx, key);
+    }
+
+    /// The ACK to an acceptance came.
+    pub(in crate::gateway) fn on_acknowledged(&mut self, cx: &mut Cx<'_>, invite: Key, message: &Message<'_>) {
+        let Some(key) = self.sessions.find(message) else { return };
+        let Some(session) = self.sessions.slots.get_mut(key) else { return };
+        if session.unacknowledged.as_ref().is_some_and(|pending| pending.invite == invite) {
+            self.is_acknowledged(cx, key);
+        }
+        // The answer to an offer of ours.
+        let answer = (!message.body().is_empty()).then(|| sdp::read(message.body()));
+        if answer.is_some_and(|answer| !answer.iter().flatten().any(sdp::Media::is_instant_messages)) {
+            self.end_session(cx, key, "its answer takes no messages");
+        }
+    }
+
+    /// Whoever sends a request in the session has the acceptance too.
+    pub(super) fn is_acknowledged(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(session) = self.sessions.slots.get_mut(key) else { return };
+        if session.unacknowledged.take().is_some()
+            && let First::Waiting { at, .. } = &mut session.first
+        {
+            *at = soon(cx.now, REPEAT_WAIT_MS);
+        }
+        self.sessions.arm(key);
+    }
+
+    /// The text of the INVITE is passed on: it was not sent again.
+    pub(super) fn flush_first(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(session) = self.sessions.slots.get(key) else { return };
+        let First::Waiting { body, .. } = &session.first else { return };
+        let then = First::Passed { until: cx.now.after(REPETITION_UNTIL), hash: text_hash(body) };
+        let Some(First::Waiting { body, xhtml, .. }) = self.sessions.take_first(key, then) else { return };
+        let mut text = Text { body: body.into(), xhtml: xhtml.into(), ..Text::default() };
+        cx.count(Counter::SipMessageIn);
+        let Some(session) = self.sessions.slots.get(key) else { return };
+        let (call_id, thread) = (session.dialog.call_id().to_owned(), session.thread.to_string());
+        let inbound = Inbound {
+            transaction: None,
+            from: session.sip.clone(),
+            to: session.xmpp_target(),
+            hops: HOPS_MAX,
+            conversation: &call_id,
+            thread: &thread,
+            subject: None,
+            language: None,
+            date: None,
+            states: Some(session.typing.states != Some(false)),
+        };
+        if let Err(answer) = self.pass_to_xmpp(cx, inbound, &mut text) {
+            // Nobody waits for an answer: he hears it as of a message that failed later.
+            self.count_refusal(cx, &answer);
+            let Some(session) = self.sessions.slots.get(key) else { return };
+            let (from, to) = (session.sip.clone(), session.xmpp.clone());
+            self.tell_late(cx, from, to, &answer.reason);
+        }
+    }
+}
+
+/// The description in a request; `None`: there is none, so the answerer offers.
+pub(super) fn offer_of<'a>(message: &Message<'a>) -> Result<Option<sdp::AllMedia<'a>>, Answer> {
+    if message.body().is_empty() {
+        return Ok(None);
+    }
+    if !message.content_type().is_some_and(|kind| kind.is("application", "sdp")) {
+        return Err(refuse_media());
+    }
+    let offer = sdp::read(message.body())
+        .ok_or_else(|| Answer::new(400, "The Session Description Cannot Be Read", Counter::SipRequestRefused))?;
+    // A session of sound must not come about as one of messages.
+    if offer.iter().any(sdp::Media::is_instant_messages) { Ok(Some(offer)) } else { Err(refuse_media()) }
+}
+
+/// The session timer that a request asks for.
+pub(super) fn timer_of(message: &Message<'_>) -> Result<Option<SessionTimer>, Answer> {
+    SessionTimer::asked(message).map_err(|min| {
+        Answer::new(422, "Session Interval Too Small", Counter::SipRequestRefused).with("Min-SE", min.to_string())
+    })
+}
+
+/// 488: the offer holds nothing that is bridged. Not 415, to which some servers would come
+/// again with one part of what they offered.
+pub(super) fn refuse_media() -> Answer {
+    Answer::new(488, "Only Instant Messages Are Bridged", Counter::SipMethodRefused)
+        .with("Allow", super::ALLOW)
+        .with("Accept", "application/sdp")
+}

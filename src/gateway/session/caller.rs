@@ -1,0 +1,430 @@
+//! The side that invites: a message wants to go to a SIP user who takes sessions
+//! (RFC 7573 section 4, RFC 3261 section 13.2).
+
+use super::table::{First, Phase, Session, Timer, Typing};
+use super::{Asked, session_headers, ticket};
+use crate::base::counters::Counter;
+use crate::base::cx::{Cx, Ticket};
+use crate::base::slab::Key;
+use crate::base::time::Instant;
+use crate::gateway::message::{error_of_response, sip_uri};
+use crate::gateway::outgoing::Outgoing;
+use crate::gateway::pending::Pending;
+use crate::gateway::{Gateway, address, error, message};
+use crate::limits::{DIALOG_OCTETS_MAX, SESSION_BODY_OCTETS_MAX, SIP_PAGER_OCTETS_MAX};
+use crate::sip::dialog::{Dialog, Parts, target_of};
+use crate::sip::endpoint::{Failure, Refused};
+use crate::sip::message::{Message, Method};
+use crate::sip::sdp;
+use crate::sip::session_timer::SessionTimer;
+use crate::xmpp::jid::Jid;
+use crate::xmpp::stanza::{Condition, StanzaError};
+use core::time::Duration;
+
+/// How long an INVITE may ring before it is cancelled. Some servers let a user's clients wait
+/// ten seconds before one of them answers.
+const RING_MAX: Duration = Duration::from_secs(60);
+/// How long the answer to a CANCEL is waited for.
+const CANCEL_WAIT: Duration = Duration::from_secs(32);
+
+impl Gateway {
+    /// Sends a request whose turn it is in its lane: in the session of its pair of users, in
+    /// one that is opened for it, or by itself.
+    pub(in crate::gateway) fn send_to_sip(&mut self, cx: &mut Cx<'_>, ticket: Ticket, request: Box<Outgoing>) {
+        let Some(lane) = self.pending.lane_of(ticket) else { return };
+        if let Some(key) = self.sessions.open(lane) {
+            return self.message_in_session(cx, key, ticket, request);
+        }
+        let is_wanted =
+            Self::opens_sessions(&self.settings, &request.sip_domain) && !self.sessions.is_pager(lane, cx.now);
+        if !is_wanted {
+            return self.message_alone(cx, ticket, &request);
+        }
+        let key = self.sessions.inviting(lane).or_else(|| self.invite(cx, lane, &request));
+        let Some(key) = key else { return self.refuse_to_sip(cx, ticket, Refused::Overload, &request.body) };
+        match self.pending.carry(ticket, key, request) {
+            Ok(()) => {
+                if let Some(session) = self.sessions.slots.get_mut(key) {
+                    session.held = Some(ticket);
+                }
+            }
+            Err(request) => self.refuse_to_sip(cx, ticket, Refused::Overload, &request.body),
+        }
+    }
+
+    /// Sends a message by itself (RFC 3428).
+    fn message_alone(&mut self, cx: &mut Cx<'_>, ticket: Ticket, request: &Outgoing) {
+        if request.size(&self.sip, &self.settings) > SIP_PAGER_OCTETS_MAX {
+            return self.refuse_to_sip(cx, ticket, Refused::TooLarge, "");
+        }
+        if let Err(refused) = request.send(cx, &mut self.sip, &self.settings, ticket) {
+            self.refuse_to_sip(cx, ticket, refused, "");
+        }
+    }
+
+    /// The largest body that may go to a domain at present; `None`: the size of the whole
+    /// request decides.
+    pub(in crate::gateway) fn body_limit(&self, cx: &Cx<'_>, lane: u64, domain: &str) -> Option<usize> {
+        let in_session = self.sessions.open(lane).is_some()
+            || (Self::opens_sessions(&self.settings, domain) && !self.sessions.is_pager(lane, cx.now));
+        in_session.then_some(SESSION_BODY_OCTETS_MAX)
+    }
+
+    /// Sends a message inside an open session.
+    fn message_in_session(&mut self, cx: &mut Cx<'_>, key: Key, id: Ticket, request: Box<Outgoing>) {
+        let content = Some((request.content_type, request.body.as_bytes()));
+        let sent = self.ask_in_session(cx, key, id, Method::Message, &request.headers(), content);
+        if let Err(refused) = sent {
+            return self.refuse_to_sip(cx, id, refused, &request.body);
+        }
+        if let Some(session) = self.sessions.slots.get_mut(key) {
+            // Who has written types no more: nobody has to say it.
+            (session.typing.xmpp, session.typing.xmpp_told) = (false, false);
+        }
+        self.touch(cx, key);
+        // Without room it is not kept, and is not sent again should the session be dead.
+        drop(self.pending.carry(id, key, request));
+    }
+
+    /// Sends an INVITE for a message. `None`: there was no room.
+    fn invite(&mut self, cx: &mut Cx<'_>, lane: u64, request: &Outgoing) -> Option<Key> {
+        let (sip, xmpp) = (jid_of(&request.to)?, jid_of(&request.from)?);
+        let local_uri = sip_uri(&xmpp.to_bare(), false).ok()?;
+        let call_id = if self.sessions.is_new_call_id(&request.call_id) {
+            request.call_id.clone()
+        } else {
+            message::new_call_id(cx)
+        };
+        let tag = message::new_tag(cx);
+        let parts = Parts {
+            call_id: &call_id,
+            local_tag: &tag,
+            remote_tag: "",
+            local_uri: &local_uri,
+            remote_uri: &request.to,
+            target: &request.to,
+        };
+        let dialog = Dialog::new(&parts, self.sessions.route_sets.intern(""), 0, None);
+        let is_lync = self.is_lync(sip.domain());
+        let session = Session {
+            lane,
+            thread: request.thread.as_deref().unwrap_or(&call_id).into(),
+            client: xmpp.resource().map(|resource| (resource.into(), true)),
+            xmpp: xmpp.to_bare(),
+            dialog,
+            invite_cseq: 1,
+            phase: Phase::Inviting { until: cx.now.after(RING_MAX), is_cancelled: false },
+            unacknowledged: None,
+            held: None,
+            first: First::None,
+            typing: Typing::default(),
+            timer: None,
+            used: cx.now,
+            idle_at: cx.now.after(self.session_idle(sip.domain())),
+            number: self.next_session_number(cx),
+            is_lync,
+            takes_composing: false,
+            takes_update: false,
+            sip,
+        };
+        let key = self.sessions.insert(session)?;
+        let contact = self.session_contact(key)?;
+        let mut headers = session_headers(&contact);
+        if let Some(subject) = &request.subject {
+            // Eight places for four headers.
+            let _ = headers.push(("Subject", subject));
+        }
+        let offer = self.session_description(key, None)?;
+        let content = Some(("application/sdp", offer.as_bytes()));
+        let sent = self.ask_in_session(cx, key, ticket(key, Asked::Invite), Method::Invite, &headers, content);
+        if sent.is_err() {
+            self.sessions.remove(key);
+            return None;
+        }
+        cx.count(Counter::SessionOut);
+        Some(key)
+    }
+
+    /// A number for a description: nobody can foresee the first.
+    pub(super) fn next_session_number(&mut self, cx: &mut Cx<'_>) -> u32 {
+        let next = &mut self.sessions.next_number;
+        if *next == 0 {
+            *next = cx.rng.below(1 << 30) as u32;
+        }
+        *next = next.wrapping_add(1) | 1;
+        *next
+    }
+
+    /// A response to an INVITE of ours.
+    pub(super) fn invite_answered(&mut self, cx: &mut Cx<'_>, key: Key, message: &Message<'_>) {
+        let status = message.status();
+        if status < 200 {
+            return;
+        }
+        let Some(session) = self.sessions.slots.get_mut(key) else {
+            if status < 300 {
+                // The session was given up meanwhile.
+                self.refuse_late_accept(cx, message);
+            }
+            return;
+        };
+        let is_open = session.phase == Phase::Open;
+        if is_open {
+            match message.to().tag {
+                // Its ACK was lost.
+                _ if status >= 300 => {}
+                Some(tag) if tag == session.dialog.remote_tag() => self.acknowledge(cx, key),
+                // Another client of his accepted too: one is enough.
+                _ => self.refuse_late_accept(cx, message),
+            }
+            return;
+        }
+        if status >= 300 {
+            return self.invite_refused(cx, key, message);
+        }
+        let is_cancelled = matches!(session.phase, Phase::Inviting { is_cancelled: true, .. });
+        let fits = |text: Option<&str>| text.is_some_and(|text| text.len() <= DIALOG_OCTETS_MAX / 4);
+        let target = target_of(message);
+        let routes = reversed(message);
+        if !fits(message.to().tag) || !fits(target) || routes.len() > DIALOG_OCTETS_MAX {
+            self.refuse_late_accept(cx, message);
+            return self.give_up_invite(
+                cx,
+                key,
+                &StanzaError::new(Condition::RemoteServerNotFound),
+                "a 2xx that makes no dialog",
+            );
+        }
+        let route_set = self.sessions.route_sets.intern(&routes);
+        let Some(session) = self.sessions.slots.get_mut(key) else { return };
+        session.dialog.confirm(message.to().tag.unwrap_or_default(), target, route_set);
+        session.phase = Phase::Open;
+        session.sip = full_address(message, &session.sip);
+        session.takes_update = takes_update(message);
+        let media = sdp::read(message.body());
+        let media = media.iter().flatten().find(|media| media.is_instant_messages()).copied();
+        session.takes_composing = media.is_some_and(|media| media.takes("application/im-iscomposing+xml"));
+        session.timer = SessionTimer::settled(message).map(|agreed| Timer {
+            agreed,
+            at: cx.now.after(agreed.due_after()),
+            is_refreshing: false,
+        });
+        let held = session.held.take();
+        self.acknowledge(cx, key);
+        let request = held.and_then(|ticket| Some((ticket, self.pending.uncarry(ticket)?.1)));
+        if is_cancelled || media.is_none() {
+            self.end_session(cx, key, if is_cancelled { "accepted too late" } else { "accepted without its media" });
+            if let Some((ticket, request)) = request {
+                if let Some(lane) = self.pending.lane_of(ticket) {
+                    self.sessions.takes_no_session(lane, cx.now);
+                }
+                self.message_alone(cx, ticket, &request);
+            }
+            return;
+        }
+        cx.count(Counter::SessionOpened);
+        self.touch(cx, key);
+        if let Some((ticket, request)) = request {
+            self.message_in_session(cx, key, ticket, request);
+        }
+    }
+
+    /// Sends the ACK to a 2xx, the first time or again (RFC 3261 section 13.2.2.4).
+    fn acknowledge(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Self { sessions, sip, settings, .. } = self;
+        let Some(session) = sessions.slots.get(key) else { return };
+        let refused = Self::with_destination(sip, settings, session.sip.domain(), |sip, destination| {
+            session.dialog.acknowledge(session.invite_cseq, |request| {
+                sip.request(cx, ticket(key, Asked::Bye), destination, request)
+            })
+        });
+        if refused.is_err() {
+            cx.count(Counter::SipOverload);
+        }
+    }
+
+    /// A 2xx that no session of ours wants: it is acknowledged, and its dialog ended at once.
+    fn refuse_late_accept(&mut self, cx: &mut Cx<'_>, message: &Message<'_>) {
+        let (Some(target), Some(sip)) = (target_of(message), jid_of(message.to().uri)) else { return };
+        let parts = Parts {
+            call_id: message.call_id(),
+            local_tag: message.from().tag.unwrap_or_default(),
+            remote_tag: message.to().tag.unwrap_or_default(),
+            local_uri: message.from().uri,
+            remote_uri: message.to().uri,
+            target,
+        };
+        let routes = self.sessions.route_sets.intern(&reversed(message));
+        let number = message.cseq().number;
+        let mut dialog = Dialog::new(&parts, routes, number, None);
+        let nobody = ticket(Key::from_bits(u64::from(u32::MAX) >> 8 << 32), Asked::Bye);
+        let _ = Self::with_destination(&mut self.sip, &self.settings, sip.domain(), |sip, destination| {
+            dialog.acknowledge(number, |request| sip.request(cx, nobody, destination, request))?;
+            dialog.request(Method::Bye, &[], None, b"", |request| sip.request(cx, nobody, destination, request))
+        });
+    }
+
+    fn invite_refused(&mut self, cx: &mut Cx<'_>, key: Key, message: &Message<'_>) {
+        let Some(session) = self.sessions.slots.get_mut(key) else { return };
+        let (lane, held) = (session.lane, session.held.take());
+        let request = held.and_then(|ticket| Some((ticket, self.pending.uncarry(ticket)?.1)));
+        self.drop_session(cx, key, "refused");
+        cx.count(Counter::SessionRefused);
+        let Some((ticket, request)) = request else { return };
+        if is_media_refused(message) {
+            // REQ-7573-7: he takes no sessions, but perhaps single messages.
+            self.sessions.takes_no_session(lane, cx.now);
+            return self.message_alone(cx, ticket, &request);
+        }
+        if self.sessions.open(lane).is_some() {
+            // Both invited each other, and his is open.
+            return self.send_to_sip(cx, ticket, request);
+        }
+        let error = error_of_response(message);
+        self.end_to_sip(cx, ticket, &error, &request.body, format_args!("status={}", message.status()));
+    }
+
+    /// An INVITE got no answer.
+    pub(super) fn invite_failed(&mut self, cx: &mut Cx<'_>, key: Key, failure: Failure) {
+        let error = error::stanza_error_for(failure);
+        self.give_up_invite(cx, key, &error, "no answer");
+    }
+
+    /// An INVITE rings too long, or its CANCEL had no answer.
+    pub(super) fn invite_too_slow(&mut self, cx: &mut Cx<'_>, key: Key, is_cancelled: bool) {
+        if is_cancelled {
+            return self.drop_session(cx, key, "no answer to a CANCEL");
+        }
+        self.sip.cancel(cx, ticket(key, Asked::Invite));
+        let error = StanzaError::new(Condition::RecipientUnavailable).with_text("nobody answered");
+        let held = self.sessions.slots.get_mut(key).and_then(|session| {
+            session.phase = Phase::Inviting { until: cx.now.after(CANCEL_WAIT), is_cancelled: true };
+            session.held.take()
+        });
+        self.fail_held(cx, held, &error, "nobody answered");
+    }
+
+    pub(super) fn give_up_invite(&mut self, cx: &mut Cx<'_>, key: Key, error: &StanzaError<'_>, cause: &'static str) {
+        let held = self.sessions.slots.get_mut(key).and_then(|session| session.held.take());
+        self.drop_session(cx, key, cause);
+        self.fail_held(cx, held, error, cause);
+    }
+
+    fn fail_held(&mut self, cx: &mut Cx<'_>, held: Option<Ticket>, error: &StanzaError<'_>, cause: &'static str) {
+        let Some(ticket) = held else { return };
+        let body = self.pending.uncarry(ticket).map(|(_, request)| request.body).unwrap_or_default();
+        self.end_to_sip(cx, ticket, error, &body, format_args!("cause={cause}"));
+    }
+
+    /// A MESSAGE that went in a session was answered. True: the session was dead, and the
+    /// message is on its way again.
+    pub(in crate::gateway) fn is_sent_again(&mut self, cx: &mut Cx<'_>, ticket: Ticket, status: u16) -> bool {
+        let Some(Pending::ToSip(entry)) = self.pending.get_mut(ticket) else { return false };
+        let Some(key) = entry.session() else { return false };
+        if !matches!(status, 408 | 480 | 481) {
+            return false;
+        }
+        if status == 481 {
+            self.drop_session(cx, key, "unknown to the other end");
+        } else {
+            self.end_session(cx, key, "the other end does not answer in it");
+        }
+        let Some((_, mut request)) = self.pending.uncarry(ticket) else { return false };
+        if request.is_repeated || self.ending {
+            // For the error that tells of it.
+            drop(self.pending.carry(ticket, key, request));
+            return false;
+        }
+        request.is_repeated = true;
+        cx.count(Counter::SessionRenewed);
+        self.send_to_sip(cx, ticket, request);
+        true
+    }
+
+    /// A session timer of ours, or the other end's, has come.
+    pub(super) fn timer_due(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(session) = self.sessions.slots.get_mut(key) else { return };
+        let Some(timer) = &mut session.timer else { return };
+        if !timer.agreed.is_ours || timer.is_refreshing {
+            return self.end_session(cx, key, "it was not refreshed");
+        }
+        timer.is_refreshing = true;
+        timer.at = cx.now.after(Duration::from_secs(u64::from(timer.agreed.interval_s) / 3));
+        let value = timer.agreed.as_asker();
+        let is_update = session.takes_update;
+        let Some(contact) = self.session_contact(key) else { return };
+        let mut headers = session_headers(&contact);
+        let _ = headers.push(("Session-Expires", &value));
+        let offer = if is_update { None } else { self.session_description(key, None) };
+        let method = if is_update { Method::Update } else { Method::Invite };
+        let content = offer.as_ref().map(|offer| ("application/sdp", offer.as_bytes()));
+        if self.ask_in_session(cx, key, ticket(key, Asked::Refresh), method, &headers, content).is_ok()
+            && !is_update
+            && let Some(session) = self.sessions.slots.get_mut(key)
+        {
+            session.invite_cseq = session.dialog.local_cseq();
+        }
+    }
+
+    /// The answer to a refresh of ours.
+    pub(super) fn refresh_answered(&mut self, cx: &mut Cx<'_>, key: Key, message: &Message<'_>) {
+        if message.status() < 300 && message.method() == Method::Invite {
+            self.acknowledge(cx, key);
+        }
+        if matches!(message.status(), 408 | 481) {
+            return self.drop_session(cx, key, "unknown to the other end");
+        }
+        let Some(session) = self.sessions.slots.get_mut(key) else { return };
+        if message.status() < 300 {
+            session.timer = SessionTimer::settled(message).map(|agreed| Timer {
+                agreed,
+                at: cx.now.after(agreed.due_after()),
+                is_refreshing: false,
+            });
+            if let Some(target) = target_of(message).filter(|target| target.len() <= DIALOG_OCTETS_MAX / 4) {
+                session.dialog.refresh_target(target);
+            }
+        }
+        self.sessions.arm(key);
+    }
+}
+
+/// The JID of a URI.
+pub(super) fn jid_of(uri: &str) -> Option<Jid> {
+    let mut jid = String::new();
+    address::to_jid(uri, None, &mut jid).ok()?;
+    Jid::parse(&jid).ok()
+}
+
+/// The address of the other end with the client that its Contact names, if it is his.
+pub(super) fn full_address(message: &Message<'_>, known: &Jid) -> Jid {
+    let contact = message.contact().and_then(|contact| jid_of(contact.uri));
+    contact.filter(|jid| jid.resource().is_some() && jid.bare() == known.bare()).unwrap_or_else(|| known.clone())
+}
+
+/// Does the sender of this message take UPDATE?
+pub(super) fn takes_update(message: &Message<'_>) -> bool {
+    message.headers("Allow").any(|method| method == Method::Update.as_str())
+}
+
+/// The route set of a dialog that we began: the Record-Route of the response, last value
+/// first (RFC 3261 section 12.1.2).
+fn reversed(message: &Message<'_>) -> String {
+    let values: Vec<&str> = message.headers("Record-Route").collect();
+    values.into_iter().rev().collect::<Vec<_>>().join(", ")
+}
+
+/// Does this refusal of an INVITE concern sessions as such, not the user?
+fn is_media_refused(message: &Message<'_>) -> bool {
+    match message.status() {
+        405 | 415 | 420 | 488 | 501 => true,
+        // With Warning 309 it is a filter of what was written that refuses.
+        606 => !message.headers("Warning").any(|warning| warning.starts_with("309")),
+        _ => false,
+    }
+}
+
+/// Later than now.
+pub(super) fn soon(now: Instant, millis: u64) -> Instant {
+    now.after(Duration::from_millis(millis))
+}

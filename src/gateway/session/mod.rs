@@ -1,0 +1,269 @@
+//! Sessions of instant messages: an INVITE whose media line says that messages travel as SIP
+//! requests inside the dialog, as Lync and its kin have it; the rules of RFC 7573 that are
+//! not MSRP's.
+//!
+//! XMPP has no sessions. One is opened when the first message wants to go to a SIP user who
+//! takes sessions, and is ended when nothing crossed for a while; one that the SIP user opens
+//! is accepted in the XMPP user's name. Every message keeps its place in the lane of its
+//! pair (`pending.rs`), so a session carries one at a time and holds at most one while it
+//! is being opened.
+//!
+//! `caller.rs` is the side that invites, `callee.rs` the one that is invited, `inside.rs`
+//! what comes in an open session, `typing.rs` who is writing, `table.rs` where all is kept.
+
+mod callee;
+mod caller;
+mod inside;
+pub(super) mod table;
+mod typing;
+
+use super::Gateway;
+use super::presence::Headers;
+use crate::base::counters::Counter;
+use crate::base::cx::{Cx, Ticket};
+use crate::base::slab::Key;
+use crate::limits::SESSION_TURN_MAX;
+use crate::settings::{Dialect, ImMode, Settings};
+use crate::sip::endpoint::{Failure, Refused};
+use crate::sip::message::{Message, Method};
+use crate::sip::sdp;
+use crate::sip::session_timer::TIMER;
+use crate::xmpp::stanza::{Condition, StanzaError};
+use core::time::Duration;
+use table::{First, Phase};
+
+/// Tickets of sessions have this bit; the rest is the key of a session and, in the two bits
+/// below, what was asked.
+const OF_SESSION: u64 = 1 << 60;
+const WHAT: u64 = 3 << 58;
+
+/// What a request of a session is for; MESSAGE has the ticket of its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+enum Asked {
+    /// INVITE.
+    Invite = 0,
+    /// A notice that somebody types.
+    Typing = 1 << 58,
+    /// A refresh of the session.
+    Refresh = 2 << 58,
+    /// BYE, whose answer changes nothing.
+    Bye = 3 << 58,
+}
+
+fn ticket(key: Key, asked: Asked) -> Ticket {
+    Ticket(Key::from_bits(key.to_bits() | OF_SESSION | asked as u64))
+}
+
+/// The session that a ticket names, and what was asked, if it is one of a session.
+fn asked(ticket: Ticket) -> Option<(Key, Asked)> {
+    let bits = ticket.0.to_bits();
+    if bits & OF_SESSION == 0 || bits >> 61 != 0 {
+        return None;
+    }
+    let asked = match bits & WHAT {
+        0 => Asked::Invite,
+        what if what == Asked::Typing as u64 => Asked::Typing,
+        what if what == Asked::Refresh as u64 => Asked::Refresh,
+        _ => Asked::Bye,
+    };
+    Some((Key::from_bits(bits & !(OF_SESSION | WHAT)), asked))
+}
+
+/// The types of bodies that a session takes: for `a=accept-types`.
+const ACCEPT_TYPES: &str = "text/plain text/html text/rtf multipart/alternative application/im-iscomposing+xml";
+/// The methods that are taken inside a session.
+const ALLOW: &str = super::uas::ALLOW;
+
+impl Gateway {
+    /// Is a session opened for messages to this SIP domain?
+    fn opens_sessions(settings: &Settings, domain: &str) -> bool {
+        let served = settings.sip_domains.iter().find(|served| served.domain == domain);
+        served.is_some_and(|served| {
+            served.dialect == Dialect::Lync && served.im_mode.unwrap_or(ImMode::Session) == ImMode::Session
+        })
+    }
+
+    fn is_lync(&self, domain: &str) -> bool {
+        self.routes.sip_domain(&self.settings, domain).is_some_and(|served| served.dialect == Dialect::Lync)
+    }
+
+    /// How long a session with users of this domain lives without traffic.
+    fn session_idle(&self, _domain: &str) -> Duration {
+        Duration::from_secs(600)
+    }
+
+    /// Something crossed in a session: it lives on.
+    fn touch(&mut self, cx: &Cx<'_>, key: Key) {
+        let Some(session) = self.sessions.slots.get(key) else { return };
+        let idle = self.session_idle(session.sip.domain());
+        if let Some(session) = self.sessions.slots.get_mut(key) {
+            (session.used, session.idle_at) = (cx.now, cx.now.after(idle));
+        }
+        self.sessions.arm(key);
+    }
+
+    /// Sends a request inside a session's dialog, with what every one of them has.
+    fn ask_in_session(
+        &mut self,
+        cx: &mut Cx<'_>,
+        key: Key,
+        ticket: Ticket,
+        method: Method<'_>,
+        headers: &[(&str, &str)],
+        content: Option<(&str, &[u8])>,
+    ) -> Result<(), Refused> {
+        let Self { sessions, sip, settings, .. } = self;
+        let Some(session) = sessions.slots.get_mut(key) else { return Err(Refused::Malformed) };
+        let domain = session.sip.domain().to_owned();
+        let (content_type, body) = content.map_or((None, &b""[..]), |(kind, body)| (Some(kind), body));
+        Self::with_destination(sip, settings, &domain, |sip, destination| {
+            session
+                .dialog
+                .request(method, headers, content_type, body, |request| sip.request(cx, ticket, destination, request))
+        })
+    }
+
+    /// Our Contact in a session.
+    fn session_contact(&self, key: Key) -> Option<String> {
+        let session = self.sessions.slots.get(key)?;
+        let user = super::presence::user_of(session.dialog.parts().local_uri);
+        let transport = self.transport_for(session.sip.domain());
+        Some(format!("<{}>", self.sip.contact(transport, user, session.dialog.local_tag())))
+    }
+
+    /// The description of our side of a session.
+    fn session_description(&self, key: Key, offer: Option<&sdp::AllMedia<'_>>) -> Option<String> {
+        let session = self.sessions.slots.get(key)?;
+        let side = sdp::Side {
+            host: &self.settings.host_name,
+            session: session.number,
+            format: if offer.is_some() { session.dialog.parts().local_uri } else { "null" },
+            accept_types: ACCEPT_TYPES,
+        };
+        match offer {
+            Some(offer) => side.answer(offer),
+            None => Some(side.offer()),
+        }
+    }
+
+    /// Ends a session with a BYE. What it holds is to be taken out before.
+    fn end_session(&mut self, cx: &mut Cx<'_>, key: Key, cause: &'static str) {
+        self.flush_first(cx, key);
+        let is_open = self.sessions.slots.get(key).is_some_and(|session| session.phase == Phase::Open);
+        if is_open {
+            let reason = [("Reason", "SIP;cause=200")];
+            // Without room for it the other end finds out by a 481.
+            let _ = self.ask_in_session(cx, key, ticket(key, Asked::Bye), Method::Bye, &reason, None);
+            self.drop_session(cx, key, cause);
+        } else {
+            self.sip.cancel(cx, ticket(key, Asked::Invite));
+            let error = StanzaError::new(Condition::RecipientUnavailable).with_text(cause);
+            self.give_up_invite(cx, key, &error, cause);
+        }
+    }
+
+    /// A session is gone.
+    fn drop_session(&mut self, cx: &mut Cx<'_>, key: Key, cause: &'static str) {
+        if let Some(session) = self.sessions.remove(key) {
+            cx.count(Counter::SessionEnded);
+            cx.debug(
+                "session.ended",
+                format_args!(
+                    "sip={} xmpp={} cause={cause}",
+                    self.named(session.sip.as_str()),
+                    self.named(session.xmpp.as_str())
+                ),
+            );
+        }
+    }
+
+    /// SIP answered a request of a session. False: it was none of ours.
+    pub(super) fn session_response(&mut self, cx: &mut Cx<'_>, ticket: Ticket, message: &Message<'_>) -> bool {
+        let Some((key, asked)) = asked(ticket) else { return false };
+        match asked {
+            Asked::Invite => self.invite_answered(cx, key, message),
+            Asked::Typing if message.status() >= 200 => self.typing_answered(cx, key, message.status()),
+            Asked::Refresh if message.status() >= 200 => self.refresh_answered(cx, key, message),
+            Asked::Typing | Asked::Refresh | Asked::Bye => {}
+        }
+        true
+    }
+
+    /// A request of a session got no answer. False: it was none of ours.
+    pub(super) fn session_failed(&mut self, cx: &mut Cx<'_>, ticket: Ticket, failure: Failure) -> bool {
+        let Some((key, asked)) = asked(ticket) else { return false };
+        match asked {
+            Asked::Invite => self.invite_failed(cx, key, failure),
+            // The other end does not answer: as good as a 408.
+            Asked::Typing => self.typing_answered(cx, key, 408),
+            Asked::Refresh => self.end_session(cx, key, "a refresh had no answer"),
+            Asked::Bye => {}
+        }
+        true
+    }
+
+    /// Deadlines of sessions have come.
+    pub(super) fn session_timeout(&mut self, cx: &mut Cx<'_>) {
+        for _ in 0..SESSION_TURN_MAX {
+            let Some(key) = self.sessions.pop_due(cx.now) else { return };
+            self.session_due(cx, key);
+            self.sessions.arm(key);
+        }
+    }
+
+    fn session_due(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let now = cx.now;
+        let Some(session) = self.sessions.slots.get(key) else { return };
+        if let Phase::Inviting { until, is_cancelled } = session.phase {
+            if until <= now {
+                self.invite_too_slow(cx, key, is_cancelled);
+            }
+            return;
+        }
+        if session.unacknowledged.as_ref().is_some_and(|u| u.again <= now) {
+            return self.repeat_accept(cx, key);
+        }
+        if matches!(session.first, First::Waiting { at, .. } if at <= now) {
+            return self.flush_first(cx, key);
+        }
+        if session.typing.sip_until.is_some_and(|until| until <= now) {
+            return self.typing_forgotten(cx, key);
+        }
+        if session.timer.is_some_and(|timer| timer.at <= now) {
+            return self.timer_due(cx, key);
+        }
+        if session.idle_at <= now {
+            self.end_session(cx, key, "nothing crossed for a while");
+        }
+    }
+
+    /// The settings changed: sessions with domains that are gone end.
+    pub(super) fn sessions_configured(&mut self, cx: &mut Cx<'_>) {
+        for key in self.sessions.keys() {
+            let Some(session) = self.sessions.slots.get(key) else { continue };
+            let is_served = self.routes.sip_domain(&self.settings, session.sip.domain()).is_some()
+                && self.routes.xmpp_domain(&self.settings, session.xmpp.domain()).is_some();
+            if !is_served {
+                self.end_session(cx, key, "its domain is served no more");
+            }
+        }
+    }
+
+    /// The program ends: the other ends are told, as far as there is room.
+    pub(super) fn sessions_shutdown(&mut self, cx: &mut Cx<'_>) {
+        for key in self.sessions.keys() {
+            self.end_session(cx, key, "the gateway ends");
+        }
+    }
+
+    /// How many sessions there are.
+    pub fn sessions_kept(&self) -> usize {
+        self.sessions.len()
+    }
+}
+
+/// The header fields that make or refresh a session: Contact, Allow, Supported.
+fn session_headers<'a>(contact: &'a str) -> Headers<'a> {
+    [("Contact", contact), ("Allow", ALLOW), ("Supported", TIMER)].into_iter().collect()
+}

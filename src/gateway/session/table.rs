@@ -1,0 +1,361 @@
+//! The sessions that are open, and how they are found: by their dialog, by the pair of
+//! users who talk in them, by their deadlines.
+
+use crate::base::cx::Ticket;
+use crate::base::slab::{Key, Slab};
+use crate::base::time::Instant;
+use crate::base::timers::Timers;
+use crate::limits::{PAGER_PEERS_MAX, SESSION_CALL_IDS_MAX, SESSION_FIRSTS_OCTETS_MAX, SESSIONS_MAX};
+use crate::sip::dialog::{Dialog, RouteSets};
+use crate::sip::message::Message;
+use crate::sip::session_timer::SessionTimer;
+use crate::xmpp::jid::Jid;
+use core::hash::{Hash, Hasher};
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::DefaultHasher;
+
+/// How long a SIP user who refused a session is written to without one.
+const PAGER_FOR: Duration = Duration::from_secs(4 * 3600);
+
+/// One session of instant messages.
+#[derive(Debug)]
+pub(super) struct Session {
+    /// The pair of users, as lanes have it.
+    pub(super) lane: u64,
+    /// The SIP user; with a resource if his Contact names his client.
+    pub(super) sip: Jid,
+    /// The XMPP user, bare.
+    pub(super) xmpp: Jid,
+    /// Which client of the XMPP user wrote last, and whether what comes from SIP goes there
+    /// (D-25): not while he has changed from one to another.
+    pub(super) client: Option<(Box<str>, bool)>,
+    /// What XMPP knows the conversation by.
+    pub(super) thread: Box<str>,
+    pub(super) dialog: Dialog,
+    /// CSeq number of our last INVITE: the ACK's.
+    pub(super) invite_cseq: u32,
+    pub(super) phase: Phase,
+    /// A 2xx of ours that has no ACK yet.
+    pub(super) unacknowledged: Option<Unacknowledged>,
+    /// What waits for the session to be open.
+    pub(super) held: Option<Ticket>,
+    /// The text that came in the header fields of the INVITE.
+    pub(super) first: First,
+    pub(super) typing: Typing,
+    pub(super) timer: Option<Timer>,
+    /// Something crossed last.
+    pub(super) used: Instant,
+    /// Without any traffic it ends then.
+    pub(super) idle_at: Instant,
+    /// The type of media that was offered, as our answers to later offers need it; and the
+    /// number of the description.
+    pub(super) number: u32,
+    /// Does the other end speak as Lync does?
+    pub(super) is_lync: bool,
+    /// Does the other end take `application/im-iscomposing+xml`?
+    pub(super) takes_composing: bool,
+    /// Does it take UPDATE?
+    pub(super) takes_update: bool,
+}
+
+/// How far a session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Our INVITE has no final response.
+    Inviting {
+        /// Then it is cancelled.
+        until: Instant,
+        /// Was it?
+        is_cancelled: bool,
+    },
+    /// Messages can cross.
+    Open,
+}
+
+/// A 2xx that is repeated until its ACK comes (RFC 3261 section 13.3.1.4).
+#[derive(Clone, Debug)]
+pub(super) struct Unacknowledged {
+    /// The INVITE.
+    pub(super) invite: Key,
+    /// The description in it.
+    pub(super) sdp: Box<str>,
+    /// Record-Route as it came.
+    pub(super) record_route: Box<str>,
+    pub(super) again: Instant,
+    pub(super) interval: Duration,
+    pub(super) until: Instant,
+}
+
+/// The text in the INVITE, which most peers send again as a MESSAGE (promise P2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum First {
+    /// There was none, or it is dealt with.
+    None,
+    /// It waits for that MESSAGE; at that time it is passed on itself.
+    Waiting {
+        /// When.
+        at: Instant,
+        /// The plain text.
+        body: Box<str>,
+        /// The same as XHTML-IM.
+        xhtml: Box<str>,
+    },
+    /// It was passed on: a first MESSAGE that says the same until then is its repetition.
+    Passed {
+        /// Until when.
+        until: Instant,
+        /// What it said.
+        hash: u64,
+    },
+}
+
+impl First {
+    fn octets(&self) -> usize {
+        if let Self::Waiting { body, xhtml, .. } = self { body.len() + xhtml.len() } else { 0 }
+    }
+}
+
+/// Who is typing, and who was told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Typing {
+    /// The SIP user types, as far as XMPP was told; it is believed until then.
+    pub(super) sip_until: Option<Instant>,
+    /// The XMPP user types.
+    pub(super) xmpp: bool,
+    /// That is what SIP was told last.
+    pub(super) xmpp_told: bool,
+    /// A notice to SIP has no answer yet.
+    pub(super) is_busy: bool,
+    /// SIP does not want such notices.
+    pub(super) is_unwanted: bool,
+    /// Does the XMPP user's client know chat states (XEP-0085 section 5)? `None`: it has
+    /// not shown it yet.
+    pub(super) states: Option<bool>,
+}
+
+/// A session timer that runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timer {
+    pub(super) agreed: SessionTimer,
+    pub(super) at: Instant,
+    /// Our refresh has no answer yet.
+    pub(super) is_refreshing: bool,
+}
+
+impl Session {
+    /// What comes next.
+    pub(super) fn due(&self) -> Instant {
+        let first = if let First::Waiting { at, .. } = self.first { Some(at) } else { None };
+        let inviting = if let Phase::Inviting { until, .. } = self.phase { Some(until) } else { None };
+        let again = self.unacknowledged.as_ref().map(|unacknowledged| unacknowledged.again);
+        let timer = self.timer.map(|timer| timer.at);
+        [first, inviting, again, timer, self.typing.sip_until].into_iter().flatten().fold(self.idle_at, Instant::min)
+    }
+
+    /// Whom what the SIP user says goes to.
+    pub(super) fn xmpp_target(&self) -> Jid {
+        let client = self.client.as_ref().filter(|(_, is_locked)| *is_locked);
+        client.and_then(|(resource, _)| self.xmpp.with_resource(resource).ok()).unwrap_or_else(|| self.xmpp.clone())
+    }
+
+    /// The XMPP user wrote from one of his clients (D-25).
+    pub(super) fn heard_from(&mut self, resource: Option<&str>) {
+        let Some(resource) = resource else { return };
+        let is_same = self.client.as_ref().is_none_or(|(known, _)| **known == *resource);
+        self.client = Some((resource.into(), is_same));
+    }
+}
+
+/// All sessions.
+#[derive(Debug)]
+pub(in crate::gateway) struct Table {
+    pub(super) slots: Slab<Session>,
+    timers: Timers,
+    by_dialog: BTreeSet<(u64, Key)>,
+    by_lane: BTreeSet<(u64, Key)>,
+    pub(super) route_sets: RouteSets,
+    /// Hashes of Call-IDs of INVITEs of ours, oldest first: none is used for two.
+    call_ids: VecDeque<u64>,
+    /// Lanes whose SIP user takes no session, until then.
+    pagers: BTreeMap<u64, Instant>,
+    /// Number of the next description.
+    pub(super) next_number: u32,
+    /// Octets of all texts that wait for being sent again.
+    first_octets: usize,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self {
+            slots: Slab::with_capacity(SESSIONS_MAX),
+            timers: Timers::growing(SESSIONS_MAX),
+            by_dialog: BTreeSet::new(),
+            by_lane: BTreeSet::new(),
+            route_sets: RouteSets::default(),
+            call_ids: VecDeque::new(),
+            pagers: BTreeMap::new(),
+            next_number: 0,
+            first_octets: 0,
+        }
+    }
+}
+
+impl Table {
+    /// Adds a session. `None`: there is no room.
+    pub(super) fn insert(&mut self, session: Session) -> Option<Key> {
+        let (dialog, lane) = (dialog_hash(session.dialog.call_id(), session.dialog.local_tag()), session.lane);
+        let key = self.slots.insert(session).ok()?;
+        self.by_dialog.insert((dialog, key));
+        self.by_lane.insert((lane, key));
+        self.arm(key);
+        Some(key)
+    }
+
+    /// Takes a session out.
+    pub(super) fn remove(&mut self, key: Key) -> Option<Session> {
+        let session = self.slots.remove(key)?;
+        self.timers.stop(key.index());
+        self.by_dialog.remove(&(dialog_hash(session.dialog.call_id(), session.dialog.local_tag()), key));
+        self.by_lane.remove(&(session.lane, key));
+        self.first_octets -= session.first.octets();
+        Some(session)
+    }
+
+    /// Keeps the text of an INVITE, if there is room: most peers send it again anyway.
+    pub(super) fn keep_first(&mut self, key: Key, first: First) {
+        let octets = first.octets();
+        let Some(session) = self.slots.get_mut(key) else { return };
+        if self.first_octets + octets <= SESSION_FIRSTS_OCTETS_MAX {
+            self.first_octets += octets;
+            session.first = first;
+        }
+    }
+
+    /// Takes the text of an INVITE out, and puts `then` in its place.
+    pub(super) fn take_first(&mut self, key: Key, then: First) -> Option<First> {
+        let session = self.slots.get_mut(key)?;
+        let first = core::mem::replace(&mut session.first, then);
+        self.first_octets -= first.octets();
+        Some(first)
+    }
+
+    /// Sets its deadline anew.
+    pub(super) fn arm(&mut self, key: Key) {
+        if let Some(session) = self.slots.get(key) {
+            self.timers.set(key.index(), session.due());
+        }
+    }
+
+    /// A session whose deadline has come.
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<Key> {
+        let index = self.timers.pop_due(now)?;
+        self.slots.key_at(index)
+    }
+
+    /// When the next deadline comes.
+    pub(in crate::gateway) fn deadline(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// How many there are.
+    pub(in crate::gateway) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The session that a request stands in.
+    pub(in crate::gateway) fn find(&self, message: &Message<'_>) -> Option<Key> {
+        let tag = message.to().tag?;
+        let hash = dialog_hash(message.call_id(), tag);
+        let range = self.by_dialog.range((hash, Key::from_bits(0))..=(hash, Key::from_bits(u64::MAX)));
+        range.map(|(_, key)| *key).find(|key| {
+            self.slots.get(*key).is_some_and(|session| {
+                let dialog = &session.dialog;
+                dialog.call_id() == message.call_id() && dialog.local_tag() == tag && dialog.is_from(message)
+            })
+        })
+    }
+
+    /// The domain of a session's SIP user.
+    pub(in crate::gateway) fn sip_domain(&self, key: Key) -> Option<&str> {
+        self.slots.get(key).map(|session| session.sip.domain())
+    }
+
+    /// The sessions of a pair of users.
+    pub(super) fn of_lane(&self, lane: u64) -> impl Iterator<Item = (Key, &Session)> {
+        let range = self.by_lane.range((lane, Key::from_bits(0))..=(lane, Key::from_bits(u64::MAX)));
+        range.filter_map(|(_, key)| Some((*key, self.slots.get(*key)?)))
+    }
+
+    /// The open session of a pair of users that was used last.
+    pub(super) fn open(&self, lane: u64) -> Option<Key> {
+        let open = self.of_lane(lane).filter(|(_, session)| session.phase == Phase::Open);
+        open.max_by_key(|(_, session)| session.used).map(|(key, _)| key)
+    }
+
+    /// The session of a pair of users that is being opened.
+    pub(super) fn inviting(&self, lane: u64) -> Option<Key> {
+        let is_inviting = |session: &Session| matches!(session.phase, Phase::Inviting { is_cancelled: false, .. });
+        self.of_lane(lane).find(|(_, session)| is_inviting(session)).map(|(key, _)| key)
+    }
+
+    /// The session of a pair of users that was used longest ago, if they have that many.
+    pub(super) fn one_too_many(&self, lane: u64, most: usize) -> Option<Key> {
+        if self.of_lane(lane).count() < most {
+            return None;
+        }
+        self.of_lane(lane).min_by_key(|(_, session)| session.used).map(|(key, _)| key)
+    }
+
+    /// Is this the first INVITE with that Call-ID, as far as is remembered?
+    pub(super) fn is_new_call_id(&mut self, call_id: &str) -> bool {
+        let hash = dialog_hash(call_id, "");
+        if self.call_ids.contains(&hash) {
+            return false;
+        }
+        if self.call_ids.len() == SESSION_CALL_IDS_MAX {
+            self.call_ids.pop_front();
+        }
+        self.call_ids.push_back(hash);
+        true
+    }
+
+    /// The SIP user of this lane takes no session.
+    pub(super) fn takes_no_session(&mut self, lane: u64, now: Instant) {
+        self.pagers.retain(|_, until| *until > now);
+        if self.pagers.len() < PAGER_PEERS_MAX {
+            self.pagers.insert(lane, now.after(PAGER_FOR));
+        }
+    }
+
+    /// Did the SIP user of this lane refuse a session lately?
+    pub(super) fn is_pager(&self, lane: u64, now: Instant) -> bool {
+        self.pagers.get(&lane).is_some_and(|until| *until > now)
+    }
+
+    /// He offers one himself.
+    pub(super) fn takes_sessions(&mut self, lane: u64) {
+        self.pagers.remove(&lane);
+    }
+
+    /// All of them.
+    pub(super) fn keys(&self) -> Vec<Key> {
+        self.slots.iter().map(|(key, _)| key).collect()
+    }
+}
+
+/// What a dialog is looked up by. Who finds two that collide gets both compared.
+fn dialog_hash(call_id: &str, local_tag: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (call_id, local_tag).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What a text is compared by: line ends and blanks at its ends do not count.
+pub(super) fn text_hash(body: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for line in body.trim().lines() {
+        line.trim_end().hash(&mut hasher);
+    }
+    hasher.finish()
+}
