@@ -6,6 +6,7 @@
 //! - end to end over loopback, TCP and TLS, against a bare mio relay that copies the same
 //!   octets in the same run;
 //! - sizes of the main tables;
+//! - sessions: a message in an open one beside a single MESSAGE, and what open ones hold;
 //! - presence: heap octets a subscription with 50,000 held, ten thousand SUBSCRIBEs taken
 //!   in as fast as it goes, and a change of presence with 100, 10,000 and 50,000 held.
 //!
@@ -20,6 +21,8 @@
 mod memory;
 #[path = "bench/presence.rs"]
 mod presence;
+#[path = "bench/session.rs"]
+mod session;
 #[path = "bench/wire.rs"]
 mod wire;
 
@@ -37,8 +40,14 @@ use wire::Way;
 /// A part, by name.
 type Part = (&'static str, fn());
 
-const PARTS: &[Part] =
-    &[("protocols", protocols), ("gateway", gateway), ("sizes", sizes), ("presence", presence_all), ("wire", wire)];
+const PARTS: &[Part] = &[
+    ("protocols", protocols),
+    ("gateway", gateway),
+    ("sizes", sizes),
+    ("sessions", session::sessions),
+    ("presence", presence_all),
+    ("wire", wire),
+];
 
 const STANZA: &str = "<message from='alice@xmpp.example/home' to='bob@sip.example' id='n1' type='chat'>\
                       <body>Are you coming to the tower tonight?</body></message>";

@@ -137,6 +137,27 @@ pub const REFUSALS_REMEMBERED_MAX: usize = 4096;
 /// Deadlines of presence that are served in one turn of the loop.
 pub const PRESENCE_TURN_MAX: usize = 64;
 
+/// Sessions of instant messages at one time.
+pub const SESSIONS_MAX: usize = 2048;
+/// Sessions of one pair of users: both may have opened one, from several clients.
+pub const SESSIONS_PER_PAIR_MAX: usize = 4;
+/// Octets of the fixed parts and the texts of a session, its route set not shared.
+pub const SESSION_OCTETS: usize = 1024 + DIALOG_OCTETS_MAX;
+/// Octets of all texts that came in header fields of INVITEs and wait to be sent again.
+pub const SESSION_FIRSTS_OCTETS_MAX: usize = 1024 * 1024;
+/// Call-IDs of INVITEs of ours that are remembered.
+pub const SESSION_CALL_IDS_MAX: usize = 1024;
+/// Pairs of users whose SIP side takes no session, remembered.
+pub const PAGER_PEERS_MAX: usize = 4096;
+/// Largest session description read, in octets.
+pub const SDP_OCTETS_MAX: usize = 16 * 1024;
+/// Most media lines of a session description.
+pub const SDP_MEDIA_MAX: usize = 16;
+/// Deadlines of sessions that are served in one turn of the loop.
+pub const SESSION_TURN_MAX: usize = 64;
+/// Largest text of a MESSAGE inside a session that we send, in octets: no more than we take.
+pub const SESSION_BODY_OCTETS_MAX: usize = SIP_BODY_OCTETS_MAX;
+
 /// Texts that the loop guard remembers.
 pub const LOOP_ENTRIES_MAX: usize = 1024;
 /// Pairs of users that the loop guard remembers.
@@ -239,10 +260,12 @@ pub const MEMORY_MAX: usize = SIP_TRANSACTION_OCTETS_MAX
     + DNS_CACHE_OCTETS_MAX
     + PRESENCE_OCTETS_MAX
     + CONTACTS_MAX * CONTACT_OCTETS
+    + SESSIONS_MAX * SESSION_OCTETS
+    + SESSION_FIRSTS_OCTETS_MAX
     + CONSOLES_MAX * (2 * CONSOLE_LINE_OCTETS_MAX + 3 * CONSOLE_SLICE_OCTETS_MAX)
     + (SIP_SERVER_TRANSACTIONS_MAX + SIP_CLIENT_TRANSACTIONS_MAX + PENDING_MAX + DELIVERED_REMEMBERED_MAX) * 512;
 
 /// A board with 256 MiB carries all of it and leaves the system nearly half. On
 /// one with 128 MiB, which has room for about 64 MiB of this, a site may have ten thousand
 /// contacts: what a table may reach is taken as it fills, not at the start.
-const _: () = assert!(MEMORY_MAX <= 136 * 1024 * 1024);
+const _: () = assert!(MEMORY_MAX <= 152 * 1024 * 1024);

@@ -90,6 +90,28 @@ counters! {
     NotifyOut = "sip.notify.out",
     /// NOTIFY requests of ours that failed.
     NotifyFailed = "sip.notify.failed",
+    /// Sessions that SIP users wanted to open: new INVITEs.
+    SessionIn = "sip.session.in",
+    /// INVITEs refused: no messages offered, no right, no room.
+    SessionRefusedIn = "sip.session.refused",
+    /// INVITEs sent.
+    SessionOut = "sip.session.out",
+    /// INVITEs of ours that SIP refused.
+    SessionRefused = "sip.session.refused-by-peer",
+    /// Sessions that came about, both directions.
+    SessionOpened = "sip.session.opened",
+    /// Sessions that ended, or did not come about.
+    SessionEnded = "sip.session.ended",
+    /// Messages sent again in a new session, since the old one was dead.
+    SessionRenewed = "sip.session.renewed",
+    /// First messages that said again what the INVITE had said.
+    SessionFirstRepeated = "sip.session.first-repeated",
+    /// Notices that an XMPP user types, sent.
+    TypingOut = "sip.typing.out",
+    /// Chat states sent.
+    ChatStateOut = "xmpp.chat-state.out",
+    /// Receipts sent.
+    ReceiptOut = "xmpp.receipt.out",
     /// Records of contacts that could not be read at the start.
     RecordRefused = "state.record-refused",
 

@@ -9,6 +9,7 @@ use super::{Gateway, content, message};
 use crate::base::counters::Counter;
 use crate::base::cx::Cx;
 use crate::base::text::XmlEscaped;
+use crate::xmpp::jid::Jid;
 use crate::xmpp::stanza::{Condition, StanzaError};
 
 impl Gateway {
@@ -44,6 +45,13 @@ impl Gateway {
         if told {
             cx.count(Counter::LateErrorNotified);
         }
+    }
+
+    /// A message whose sender counts it as delivered was not: the words say why.
+    pub(super) fn tell_late(&mut self, cx: &mut Cx<'_>, from: Jid, to: Jid, why: &str) {
+        let trace = Trace { id: String::new(), from, to, imdn: None };
+        let error = StanzaError::new(Condition::UndefinedCondition).with_text(why.to_owned());
+        self.on_late_error(cx, &trace, &error);
     }
 
     /// The notice in words, and the disposition notification where one was asked for.

@@ -54,7 +54,7 @@ pub(super) struct Memory {
     /// Stops messages that run in circles.
     pub(super) loops: LoopGuard,
     /// Where bodies are read into.
-    text: Text,
+    pub(super) text: Text,
 }
 
 impl Memory {
@@ -110,7 +110,7 @@ impl Memory {
     }
 
     /// The thread that a Call-ID stands for.
-    fn thread<'a>(&'a self, call_id: &'a str) -> &'a str {
+    pub(super) fn thread<'a>(&'a self, call_id: &'a str) -> &'a str {
         self.threads.iter().find(|(made, ..)| made == call_id).map_or(call_id, |(_, thread, _)| thread)
     }
 }
@@ -153,48 +153,66 @@ impl Gateway {
         if is_past(message.header("Expires"), date, cx.wall) {
             return Err(Answer::new(200, "OK, but its time was over", Counter::SipMessageNothing));
         }
-        let body = Body {
-            content_type: message.header("Content-Type"),
-            content_encoding: message.header("Content-Encoding"),
-            transfer_encoding: message.header("Content-Transfer-Encoding"),
-            disposition: message.header("Content-Disposition"),
-            octets: message.body(),
-        };
-        let content = content::read(&body, text).map_err(Answer::of_content)?;
+        let content = content::read(&Body::of(message), text).map_err(Answer::of_content)?;
         if content != Content::Message || text.body.is_empty() {
             return Err(Answer::new(200, "OK", Counter::SipMessageNothing));
         }
         let call_id = message.call_id();
-        let passing = Passing { from: from.bare(), to: to.bare(), conversation: Some(call_id), body: &text.body };
+        let thread = self.memory.thread(call_id).to_owned();
+        let inbound = Inbound {
+            transaction: Some(transaction),
+            from,
+            to,
+            hops,
+            conversation: call_id,
+            thread: &thread,
+            subject: message.header("Subject"),
+            language: message.header("Content-Language").and_then(content::outward::first_language),
+            date,
+            states: None,
+        };
+        self.pass_to_xmpp(cx, inbound, text)
+    }
+
+    /// Gives a message of a SIP user's to the XMPP side. An error is the answer it gets.
+    pub(super) fn pass_to_xmpp(
+        &mut self,
+        cx: &mut Cx<'_>,
+        inbound: Inbound<'_>,
+        text: &mut Text,
+    ) -> Result<(), Answer> {
+        let Inbound { from, to, .. } = inbound;
+        let passing =
+            Passing { from: from.bare(), to: to.bare(), conversation: Some(inbound.conversation), body: &text.body };
         if let Err(circle) = self.memory.loops.pass(cx.now, &passing) {
             return Err(Answer::new(482, circle.reason(), Counter::Loop));
         }
-
         let mut id = String::with_capacity(24);
-        route::stanza_id(hops - 1, cx.rng.token::<16>().as_str(), &mut id);
+        route::stanza_id(inbound.hops.saturating_sub(1), cx.rng.token::<16>().as_str(), &mut id);
         let imdn = text.notification.negative_delivery.then(|| ImdnRequest {
             message_id: core::mem::take(&mut text.notification.message_id),
             date_time: text.sent.unwrap_or(cx.wall),
         });
         let ticket = self
             .pending
-            .enter_to_xmpp(transaction, Trace { id, from, to, imdn })
+            .enter_to_xmpp(inbound.transaction, Trace { id, from, to, imdn })
             .map_err(|_| Answer::overload("Too Many Messages On Their Way"))?;
         let Some(Pending::ToXmpp(ToXmpp { trace, .. })) = self.pending.get_mut(ticket) else { return Ok(()) };
         let stanza = FromSip {
             id: &trace.id,
             from: trace.from.as_str(),
             to: trace.to.as_str(),
-            language: message.header("Content-Language").and_then(content::outward::first_language),
+            language: inbound.language,
             subject: Some(text.subject.as_str())
                 .filter(|subject| !subject.is_empty())
-                .or_else(|| message.header("Subject"))
+                .or(inbound.subject)
                 .filter(|subject| !subject.trim().is_empty()),
-            thread: self.memory.thread(call_id),
+            thread: inbound.thread,
             body: &text.body,
             xhtml: Some(text.xhtml.as_str()).filter(|xhtml| !xhtml.is_empty()),
-            delay: date.or(text.sent).filter(|date| cx.wall.0 - date.0 > DELAY_MIN_MS),
+            delay: inbound.date.or(text.sent).filter(|date| cx.wall.0 - date.0 > DELAY_MIN_MS),
             sip_domain: trace.from.domain(),
+            states: inbound.states,
         };
         let (ours, theirs) = (trace.from.domain(), trace.to.domain());
         let Err(refused) = self.xmpp.send(cx, Some(ticket), ours, theirs, |w| stanza.emit(w)) else { return Ok(()) };
@@ -206,13 +224,23 @@ impl Gateway {
     }
 
     /// Ends a MESSAGE with an answer that is decided before XMPP took anything.
-    fn answer_message(
+    pub(super) fn answer_message(
         &mut self,
         cx: &mut Cx<'_>,
         transaction: Key,
         message: &sip::message::Message<'_>,
         answer: &Answer,
     ) {
+        self.count_refusal(cx, answer);
+        // What failed on the XMPP side is no fault of the SIP side's, and is logged already.
+        if answer.status >= 300 && answer.counter != Counter::SipMessageFailed {
+            self.log_refusal(cx, message, answer);
+        }
+        self.respond(cx, transaction, answer);
+    }
+
+    /// Counts a message that ends with this answer before XMPP took anything.
+    pub(super) fn count_refusal(&self, cx: &mut Cx<'_>, answer: &Answer) {
         match answer.counter {
             Counter::SipMessageNothing => cx.count(Counter::SipMessageNothing),
             // Counted and logged where it failed.
@@ -224,11 +252,6 @@ impl Gateway {
                 }
             }
         }
-        // What failed on the XMPP side is no fault of the SIP side's, and is logged already.
-        if answer.status >= 300 && answer.counter != Counter::SipMessageFailed {
-            self.log_refusal(cx, message, answer);
-        }
-        self.respond(cx, transaction, answer);
     }
 
     /// The stanza of a MESSAGE was delivered.
@@ -264,8 +287,9 @@ impl Gateway {
         let Some(Pending::ToXmpp(entry)) = self.pending.take(ticket) else { return };
         let answer = Answer::of_failure(error::answer_for_undelivered(why));
         self.log_undelivered(cx, entry.trace.to.domain(), &answer, format_args!("{why:?}"));
-        if let Some(transaction) = entry.transaction {
-            self.respond(cx, transaction, &answer);
+        match entry.transaction {
+            Some(transaction) => self.respond(cx, transaction, &answer),
+            None => self.tell_late(cx, entry.trace.from, entry.trace.to, &answer.reason),
         }
     }
 
@@ -296,8 +320,9 @@ impl Gateway {
                     answer.status
                 ),
             );
-            if let Some(transaction) = entry.transaction {
-                self.respond(cx, transaction, &answer);
+            match entry.transaction {
+                Some(transaction) => self.respond(cx, transaction, &answer),
+                None => self.on_late_error(cx, &entry.trace, &error),
             }
         } else if let Some(trace) = self.pending.recall(id, from, to) {
             self.on_late_error(cx, &trace, &error);
@@ -369,7 +394,9 @@ impl Gateway {
                 "encrypted for somebody else than the gateway",
             );
         }
-        let Some((body, language)) = body_of(stanza) else { return Ok(Taken::Nothing) };
+        let text = body_of(stanza);
+        self.chat_state_from_xmpp(cx, stanza, text.is_some());
+        let Some((body, language)) = text else { return Ok(Taken::Nothing) };
         if stanza.to.local().is_none() {
             return refuse(Counter::XmppMessageRefused, Condition::ItemNotFound, "the address has no user");
         }
@@ -405,19 +432,32 @@ impl Gateway {
             date: delay_of(stanza).map(|sent| content::date::SipDate(sent).to_string()),
             content_type: if body.is_ascii() { "text/plain" } else { "text/plain;charset=UTF-8" },
             body: body.into_owned(),
+            thread: thread.as_deref().map(|thread| crate::base::text::cut(thread, THREAD_OCTETS_MAX).to_owned()),
+            is_repeated: false,
         };
-        if request.size(&self.sip, &self.settings) > SIP_PAGER_OCTETS_MAX {
-            return refuse(
-                Counter::XmppMessageRefused,
-                Condition::PolicyViolation,
-                "longer than a SIP MESSAGE may be (1300 octets)",
-            );
+        match self.body_limit(cx, pair, stanza.to.domain()) {
+            None if request.size(&self.sip, &self.settings) > SIP_PAGER_OCTETS_MAX => {
+                return refuse(
+                    Counter::XmppMessageRefused,
+                    Condition::PolicyViolation,
+                    "longer than a SIP MESSAGE may be (1300 octets)",
+                );
+            }
+            Some(limit) if request.body.len() > limit => {
+                return refuse(
+                    Counter::XmppMessageRefused,
+                    Condition::PolicyViolation,
+                    "longer than a message in a session may be (16384 octets)",
+                );
+            }
+            None | Some(_) => {}
         }
         let origin = Origin {
             handle,
             from: stanza.from.as_str().into(),
             to: stanza.to.as_str().into(),
             id: stanza.id.map(str::to_owned),
+            wants_receipt: stanza.element.child("request", ns::RECEIPTS).is_some(),
         };
         self.enter_lane(cx, pair, Some(origin), request).map_err(|no_room| {
             let cause = match no_room {
@@ -439,9 +479,7 @@ impl Gateway {
     ) -> Result<(), NoRoom> {
         match self.pending.enter_to_sip(lane, origin, request) {
             Ok((ticket, Some(request))) => {
-                if let Err(refused) = request.send(cx, &mut self.sip, &self.settings, ticket) {
-                    self.on_sip_refused(cx, ticket, refused);
-                }
+                self.send_to_sip(cx, ticket, Box::new(request));
                 Ok(())
             }
             Ok((_, None)) => Ok(()),
@@ -455,13 +493,20 @@ impl Gateway {
         if status < 200 {
             return;
         }
+        if self.is_sent_again(cx, ticket, status) {
+            return;
+        }
         let Some(Pending::ToSip(done)) = self.pending.take(ticket) else { return };
         if let Some(origin) = &done.origin {
             if status < 300 {
                 cx.count(Counter::XmppMessageDelivered);
+                // In a session it is the other end that answers, so it has the message.
+                if origin.wants_receipt && status == 200 && done.session().is_some() {
+                    self.send_receipt(cx, origin);
+                }
             } else {
                 let error = error_of_response(message);
-                self.fail_to_xmpp(cx, origin, &error, format_args!("status={status}"));
+                self.fail_to_xmpp(cx, origin, &error, done.body(), format_args!("status={status}"));
             }
             self.xmpp.handled(cx, origin.handle);
         }
@@ -470,29 +515,32 @@ impl Gateway {
 
     /// A MESSAGE of ours got no answer, or could not be sent.
     pub(super) fn on_sip_failure(&mut self, cx: &mut Cx<'_>, ticket: Ticket, failure: Failure) {
-        self.end_to_sip(cx, ticket, &error::stanza_error_for(failure), format_args!("failure={failure:?}"));
+        self.end_to_sip(cx, ticket, &error::stanza_error_for(failure), "", format_args!("failure={failure:?}"));
     }
 
     /// The SIP side did not take a MESSAGE of ours.
-    fn on_sip_refused(&mut self, cx: &mut Cx<'_>, ticket: Ticket, refused: Refused) {
+    pub(super) fn refuse_to_sip(&mut self, cx: &mut Cx<'_>, ticket: Ticket, refused: Refused, body: &str) {
         let condition = match refused {
             Refused::Overload => Condition::ResourceConstraint,
             Refused::TooLarge => Condition::PolicyViolation,
             Refused::Malformed => Condition::JidMalformed,
         };
-        self.end_to_sip(cx, ticket, &StanzaError::new(condition), format_args!("refused={refused:?}"));
+        self.end_to_sip(cx, ticket, &StanzaError::new(condition), body, format_args!("refused={refused:?}"));
     }
 
-    fn end_to_sip(
+    /// A message for SIP ends with an error. `body`: its text, if it is to be told again.
+    pub(super) fn end_to_sip(
         &mut self,
         cx: &mut Cx<'_>,
         ticket: Ticket,
         error: &StanzaError<'_>,
+        body: &str,
         cause: core::fmt::Arguments<'_>,
     ) {
         let Some(Pending::ToSip(done)) = self.pending.take(ticket) else { return };
         if let Some(origin) = &done.origin {
-            self.fail_to_xmpp(cx, origin, error, cause);
+            let body = if body.is_empty() { done.body() } else { body };
+            self.fail_to_xmpp(cx, origin, error, body, cause);
             self.xmpp.handled(cx, origin.handle);
         }
         self.advance_lane(cx, &done);
@@ -503,6 +551,7 @@ impl Gateway {
         cx: &mut Cx<'_>,
         origin: &Origin,
         error: &StanzaError<'_>,
+        body: &str,
         cause: core::fmt::Arguments<'_>,
     ) {
         cx.refuse(
@@ -515,16 +564,35 @@ impl Gateway {
                 error.condition.name()
             ),
         );
-        self.send_error(cx, &origin.to, &origin.from, origin.id.as_deref(), error);
+        self.send_error_with(cx, (&origin.to, &origin.from), origin.id.as_deref(), error, body);
+    }
+
+    /// Tells an XMPP user that his message has arrived (XEP-0184).
+    fn send_receipt(&mut self, cx: &mut Cx<'_>, origin: &Origin) {
+        let Some(received) = origin.id.as_deref() else { return };
+        let id = cx.rng.token::<10>();
+        let head = Head {
+            kind: Kind::Message,
+            from: &origin.to,
+            to: &origin.from,
+            id: Some(id.as_str()),
+            type_: Some("chat"),
+            lang: None,
+        };
+        let (ours, theirs) = (domain_of(&origin.to), domain_of(&origin.from));
+        let sent = self.xmpp.send(cx, None, ours, theirs, |w| {
+            head.emit(w, |w| Tag::begin(w, "received").namespace(ns::RECEIPTS).attribute("id", received).empty());
+        });
+        if sent.is_ok() {
+            cx.count(Counter::ReceiptOut);
+        }
     }
 
     fn advance_lane(&mut self, cx: &mut Cx<'_>, done: &ToSip) {
         // A request that fails at once calls back here for its own successor, so the
         // depth is bounded by PENDING_PER_PAIR_MAX.
-        if let Some((ticket, request)) = self.pending.next_in_lane(done)
-            && let Err(refused) = request.send(cx, &mut self.sip, &self.settings, ticket)
-        {
-            self.on_sip_refused(cx, ticket, refused);
+        if let Some((ticket, request)) = self.pending.next_in_lane(done) {
+            self.send_to_sip(cx, ticket, Box::new(request));
         }
     }
 
@@ -543,9 +611,28 @@ impl Gateway {
         id: Option<&str>,
         error: &StanzaError<'_>,
     ) {
+        self.send_error_with(cx, (from, to), id, error, "");
+    }
+
+    /// The same, with the text of the message it is about, if there is one.
+    fn send_error_with(
+        &mut self,
+        cx: &mut Cx<'_>,
+        (from, to): (&str, &str),
+        id: Option<&str>,
+        error: &StanzaError<'_>,
+        body: &str,
+    ) {
         let (from_domain, to_domain) = (domain_of(from), domain_of(to));
         let head = Head { kind: Kind::Message, from, to, id, type_: Some("error"), lang: None };
-        let sent = self.xmpp.answer(cx, from_domain, to_domain, |w| head.emit(w, |w| error.emit(w)));
+        let sent = self.xmpp.answer(cx, from_domain, to_domain, |w| {
+            head.emit(w, |w| {
+                if !body.is_empty() {
+                    Tag::begin(w, "body").text(body);
+                }
+                error.emit(w);
+            });
+        });
         if let Err(refused) = sent {
             cx.refuse(
                 Counter::StanzaUndelivered,
@@ -574,7 +661,7 @@ impl Gateway {
                 Some(Pending::ToSip(ToSip { origin: Some(origin), .. })) => {
                     let error =
                         StanzaError::new(Condition::RecipientUnavailable).with_text("the gateway is being shut down");
-                    self.fail_to_xmpp(cx, &origin, &error, format_args!("cause=shutdown"));
+                    self.fail_to_xmpp(cx, &origin, &error, "", format_args!("cause=shutdown"));
                     self.xmpp.handled(cx, origin.handle);
                 }
                 Some(Pending::ToSip(_)) | None => {}
@@ -596,6 +683,26 @@ enum Taken {
     Nothing,
 }
 
+/// A message of a SIP user's on its way to XMPP.
+pub(super) struct Inbound<'a> {
+    /// The request that waits for the answer; `None`: its sender counts it as delivered.
+    pub(super) transaction: Option<Key>,
+    pub(super) from: Jid,
+    pub(super) to: Jid,
+    /// Max-Forwards as it came.
+    pub(super) hops: u8,
+    /// Call-ID.
+    pub(super) conversation: &'a str,
+    /// `<thread/>`.
+    pub(super) thread: &'a str,
+    pub(super) subject: Option<&'a str>,
+    pub(super) language: Option<&'a str>,
+    pub(super) date: Option<Wall>,
+    /// In a session it is of type chat: with a chat state, if the recipient's client may know
+    /// them. `None`: it stands in none.
+    pub(super) states: Option<bool>,
+}
+
 /// A stanza made from a MESSAGE, about to be written.
 struct FromSip<'a> {
     id: &'a str,
@@ -609,6 +716,8 @@ struct FromSip<'a> {
     xhtml: Option<&'a str>,
     delay: Option<Wall>,
     sip_domain: &'a str,
+    /// See [`Inbound::states`].
+    states: Option<bool>,
 }
 
 impl FromSip<'_> {
@@ -618,7 +727,7 @@ impl FromSip<'_> {
             from: self.from,
             to: self.to,
             id: Some(self.id),
-            type_: None,
+            type_: self.states.map(|_| "chat"),
             lang: self.language,
         };
         head.emit(w, |w| {
@@ -636,6 +745,9 @@ impl FromSip<'_> {
                         w.str(xhtml);
                     });
                 });
+            }
+            if self.states == Some(true) {
+                Tag::begin(w, "active").namespace(ns::CHAT_STATES).empty();
             }
             if let Some(delay) = self.delay {
                 let stamp = content::date::Stamp(delay).to_string();
@@ -681,7 +793,7 @@ pub(super) fn sip_uri(jid: &Jid, with_resource: bool) -> Result<String, address:
 }
 
 /// The stanza error for a final response of SIP's (RFC 7247 section 7.2).
-fn error_of_response(message: &sip::message::Message<'_>) -> StanzaError<'static> {
+pub(super) fn error_of_response(message: &sip::message::Message<'_>) -> StanzaError<'static> {
     let (mut address, mut words) = (String::new(), String::new());
     let contact = message.contact();
     let condition = error::error_for(message.status(), contact.as_ref().map(|contact| contact.uri), &mut address);
@@ -694,7 +806,7 @@ fn error_of_response(message: &sip::message::Message<'_>) -> StanzaError<'static
 }
 
 /// Is a message with this Expires and Date useless by now (RFC 3428 section 7)?
-fn is_past(expires: Option<&str>, date: Option<Wall>, now: Wall) -> bool {
+pub(super) fn is_past(expires: Option<&str>, date: Option<Wall>, now: Wall) -> bool {
     let (Some(expires), Some(date)) = (expires.and_then(|e| e.trim().parse::<i64>().ok()), date) else { return false };
     date.0.saturating_add(expires.saturating_mul(1000)) < now.0
 }

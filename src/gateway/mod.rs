@@ -3,7 +3,8 @@
 //! wants to be woken.
 //!
 //! `uas.rs` decides what a SIP request gets, `service.rs` what an iq or a presence
-//! gets, `message.rs` carries messages both ways; `pending.rs` remembers who asked.
+//! gets, `message.rs` carries messages both ways, by themselves or in a `session`;
+//! `pending.rs` remembers who asked.
 
 pub mod address;
 pub mod content;
@@ -17,6 +18,7 @@ pub mod presence;
 pub mod report;
 pub mod route;
 pub mod service;
+mod session;
 pub mod uas;
 
 use crate::base::counters::Counter;
@@ -49,6 +51,8 @@ pub struct Gateway {
     pending: pending::Table,
     /// What `message.rs` keeps from one message to the next.
     memory: message::Memory,
+    /// Sessions of messages.
+    sessions: session::table::Table,
     /// Contacts, and who watches whom.
     presence: presence::table::Table,
     /// Who waits for an answer of the DNS.
@@ -81,6 +85,7 @@ impl Gateway {
             tree: Tree::default(),
             pending: pending::Table::default(),
             memory: message::Memory::new(hash_key.as_ref()),
+            sessions: session::table::Table::default(),
             presence: presence::table::Table::new(hash_key.as_ref()),
             asked: Slab::with_capacity(SIP_CLIENT_TRANSACTIONS_MAX + STREAMS_MAX),
             ending: false,
@@ -97,6 +102,7 @@ impl Gateway {
         self.xmpp.configure(cx, &self.settings);
         self.dns.configure(cx, &self.settings);
         self.presence_configured(cx);
+        self.sessions_configured(cx);
         self.settle(cx);
     }
 
@@ -188,6 +194,7 @@ impl Gateway {
                 self.dns.timeout(cx);
                 self.on_error_wait_over(cx);
                 self.presence_timeout(cx);
+                self.session_timeout(cx);
                 0
             }
             Input::Stored { number } => {
@@ -215,6 +222,7 @@ impl Gateway {
             self.dns.deadline(),
             self.pending.deadline(),
             self.presence.deadline(),
+            self.sessions.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -285,17 +293,19 @@ impl Gateway {
         match event {
             Event::Request { transaction, message, source } => self.on_request(cx, transaction, &message, &source),
             Event::Response { ticket, message } => {
-                if !self.presence_response(cx, ticket, &message) {
+                if !self.presence_response(cx, ticket, &message) && !self.session_response(cx, ticket, &message) {
                     self.on_response(cx, ticket, &message);
                 }
             }
             Event::Failed { ticket, failure } => {
-                if !self.presence_failed(cx, ticket, failure) {
+                if !self.presence_failed(cx, ticket, failure) && !self.session_failed(cx, ticket, failure) {
                     self.on_sip_failure(cx, ticket, failure);
                 }
             }
-            // No INVITE is accepted, so nothing of one is waited for.
-            Event::Cancelled { .. } | Event::Acknowledged { .. } | Event::Unacknowledged { .. } => {}
+            Event::Acknowledged { transaction, message, .. } => self.on_acknowledged(cx, transaction, &message),
+            // An INVITE is accepted or refused at once: nothing of it is cancelled, and what
+            // was refused is over.
+            Event::Cancelled { .. } | Event::Unacknowledged { .. } => {}
             Event::Locate { request, place } => {
                 let service = match (place.port, place.transport) {
                     (Some(port), Some(transport)) => Service::Host { host: &place.host, port, transport },
@@ -367,6 +377,7 @@ impl Gateway {
         }
         cx.info("gateway.ending", format_args!("messages={}", self.pending.len()));
         self.give_up_all(cx);
+        self.sessions_shutdown(cx);
         self.presence_shutdown(cx);
         self.xmpp.shutdown(cx);
         self.sip.shutdown(cx);

@@ -36,13 +36,17 @@ pub struct Outgoing {
     pub content_type: &'static str,
     /// The body.
     pub body: String,
+    /// The conversation, as XMPP knows it.
+    pub thread: Option<String>,
+    /// It was sent in a session that turned out to be dead: not once more (promise P2).
+    pub is_repeated: bool,
 }
 
 impl Outgoing {
     /// Octets it holds while it waits.
     pub fn octets(&self) -> usize {
         let texts = [&self.uri, &self.from, &self.to, &self.call_id, &self.body];
-        let options = [&self.subject, &self.language, &self.date];
+        let options = [&self.subject, &self.language, &self.date, &self.thread];
         texts.iter().map(|t| t.len()).sum::<usize>()
             + options.iter().filter_map(|t| t.as_ref()).map(String::len).sum::<usize>()
     }
@@ -63,19 +67,19 @@ impl Outgoing {
         self.with_request(settings, |destination, request| sip.request(cx, ticket, destination, request))
     }
 
-    fn with_request<T>(&self, settings: &Settings, act: impl FnOnce(&Destination<'_>, &Request<'_>) -> T) -> T {
-        let mut headers = heapless::Vec::<(&str, &str), 4>::new();
+    /// Its header fields besides those every request has.
+    pub fn headers(&self) -> heapless::Vec<(&str, &str), 4> {
         let optional = [
             ("Subject", self.subject.as_deref()),
             ("Content-Language", self.language.as_deref()),
             ("Date", self.date.as_deref()),
         ];
-        for (name, value) in optional {
-            if let Some(value) = value {
-                // Four places for three headers.
-                let _ = headers.push((name, value));
-            }
-        }
+        // Four places for three headers.
+        optional.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    }
+
+    fn with_request<T>(&self, settings: &Settings, act: impl FnOnce(&Destination<'_>, &Request<'_>) -> T) -> T {
+        let headers = self.headers();
         // Settings hold domains that were checked, so each has A-labels.
         let domain = domain_to_ascii(&self.sip_domain).unwrap_or_default();
         let served = settings.sip_domains.iter().find(|served| served.domain == self.sip_domain);

@@ -29,7 +29,7 @@ pub enum Pending {
 /// A message from SIP whose sender waits for the answer.
 #[derive(Debug)]
 pub struct ToXmpp {
-    /// The server transaction to answer; `None` once it is answered.
+    /// The server transaction to answer; `None`: its sender counts it as delivered already.
     pub transaction: Option<Key>,
     /// What a stanza error is matched and reported by.
     pub trace: Trace,
@@ -70,6 +70,20 @@ pub struct ToSip {
     turn: u64,
     /// The request, while it waits for its turn.
     waiting: Option<Box<Outgoing>>,
+    /// The session it was sent in, and the request, should that be dead.
+    carried: Option<(Key, Box<Outgoing>)>,
+}
+
+impl ToSip {
+    /// The session it was sent in, or waits for.
+    pub fn session(&self) -> Option<Key> {
+        self.carried.as_ref().map(|(session, _)| *session)
+    }
+
+    /// Its text, while that is kept; else empty.
+    pub fn body(&self) -> &str {
+        self.carried.as_ref().map_or("", |(_, request)| &request.body)
+    }
 }
 
 /// The stanza a MESSAGE was made from.
@@ -83,6 +97,8 @@ pub struct Origin {
     pub to: String,
     /// Its `id`.
     pub id: Option<String>,
+    /// Does its sender want to be told when it has arrived (XEP-0184)?
+    pub wants_receipt: bool,
 }
 
 /// Why a message finds no room.
@@ -125,8 +141,8 @@ impl Default for Table {
 
 impl Table {
     /// Enters a message from SIP.
-    pub fn enter_to_xmpp(&mut self, transaction: Key, trace: Trace) -> Result<Ticket, NoRoom> {
-        let entry = Pending::ToXmpp(ToXmpp { transaction: Some(transaction), trace, delivered: false });
+    pub fn enter_to_xmpp(&mut self, transaction: Option<Key>, trace: Trace) -> Result<Ticket, NoRoom> {
+        let entry = Pending::ToXmpp(ToXmpp { transaction, trace, delivered: false });
         self.slots.insert(entry).map(Ticket).map_err(|_| NoRoom::Table)
     }
 
@@ -151,7 +167,7 @@ impl Table {
         if waiting.is_some() {
             self.waiting_octets += octets;
         }
-        let entry = ToSip { origin, lane, turn: self.turn, waiting };
+        let entry = ToSip { origin, lane, turn: self.turn, waiting, carried: None };
         match self.slots.insert(Pending::ToSip(entry)) {
             Ok(key) => {
                 self.lanes.insert((lane, self.turn), key);
@@ -173,11 +189,40 @@ impl Table {
         self.timers.stop(ticket.0.index());
         if let Pending::ToSip(entry) = &pending {
             self.lanes.remove(&(entry.lane, entry.turn));
-            if let Some(waiting) = &entry.waiting {
-                self.waiting_octets -= waiting.octets();
-            }
+            let kept =
+                entry.waiting.as_deref().into_iter().chain(entry.carried.as_ref().map(|(_, request)| &**request));
+            self.waiting_octets -= kept.map(Outgoing::octets).sum::<usize>();
         }
         Some(pending)
+    }
+
+    /// Which lane a message for SIP stands in.
+    pub fn lane_of(&self, ticket: Ticket) -> Option<u64> {
+        match self.slots.get(ticket.0)? {
+            Pending::ToSip(entry) => Some(entry.lane),
+            Pending::ToXmpp(_) => None,
+        }
+    }
+
+    /// Keeps the request of a message that goes, or waits to go, in a session. Gives it back
+    /// if there is no room.
+    pub fn carry(&mut self, ticket: Ticket, session: Key, request: Box<Outgoing>) -> Result<(), Box<Outgoing>> {
+        let octets = request.octets();
+        let Some(Pending::ToSip(entry)) = self.slots.get_mut(ticket.0) else { return Err(request) };
+        if self.waiting_octets + octets > PENDING_OCTETS_MAX {
+            return Err(request);
+        }
+        self.waiting_octets += octets;
+        entry.carried = Some((session, request));
+        Ok(())
+    }
+
+    /// The session a message was sent in, and its request, which is kept no longer.
+    pub fn uncarry(&mut self, ticket: Ticket) -> Option<(Key, Box<Outgoing>)> {
+        let Some(Pending::ToSip(entry)) = self.slots.get_mut(ticket.0) else { return None };
+        let carried = entry.carried.take()?;
+        self.waiting_octets -= carried.1.octets();
+        Some(carried)
     }
 
     /// The request whose turn it is in the lane of a message just taken out.

@@ -14,6 +14,7 @@ use crate::base::slab::Key;
 use crate::base::text::Escaped;
 use crate::sip::endpoint::{NameAddr, Source};
 use crate::sip::message::{Message, Method, Response};
+use crate::sip::session_timer::TIMER;
 use crate::sip::uri::{Scheme, Uri};
 use crate::xmpp::jid::Jid;
 use crate::xmpp::server::Refused;
@@ -21,7 +22,7 @@ use crate::xmpp::stanza::StanzaError;
 use std::borrow::Cow;
 
 /// The methods served.
-pub(super) const ALLOW: &str = "MESSAGE, SUBSCRIBE, NOTIFY, OPTIONS, CANCEL, ACK";
+pub(super) const ALLOW: &str = "INVITE, ACK, BYE, CANCEL, MESSAGE, INFO, UPDATE, SUBSCRIBE, NOTIFY, OPTIONS";
 /// Seconds a sender waits before he tries an overloaded gateway again.
 const RETRY_AFTER_S: &str = "10";
 
@@ -115,7 +116,9 @@ impl Gateway {
             }
             Ok(Accepted::Resubscribe { from }) => self.resubscribe_from_sip(cx, transaction, message, source, &from),
             Ok(Accepted::Notify { from }) => self.notify_from_sip(cx, transaction, message, &from),
-            Ok(Accepted::Options) => self.sip.respond(cx, transaction, &OPTIONS),
+            Ok(Accepted::Invite { from, to }) => self.invite_from_sip(cx, transaction, message, (from, to)),
+            Ok(Accepted::InSession { session }) => self.session_request(cx, transaction, message, session),
+            Ok(Accepted::Options) => self.answer_options(cx, transaction),
             Err(answer) => {
                 if is_message {
                     cx.count(Counter::SipMessageRefused);
@@ -147,10 +150,16 @@ impl Gateway {
         match (method, message.to().tag) {
             (Method::Subscribe, Some(_)) => return Ok(Accepted::Resubscribe { from }),
             (Method::Notify, _) => return Ok(Accepted::Notify { from }),
+            (_, Some(_)) => {
+                let session = self.sessions.find(message).filter(|key| self.is_session_of(*key, &from));
+                return session.map(|session| Accepted::InSession { session }).ok_or_else(no_dialog);
+            }
             _ => {}
         }
         let target = self.target(message)?;
-        check_in_dialog(message)?;
+        if needs_dialog(method) {
+            return Err(no_dialog());
+        }
         match method {
             Method::Options => Ok(Accepted::Options),
             Method::Message => Ok(Accepted::Message { from, to: target }),
@@ -158,7 +167,10 @@ impl Gateway {
                 Err(Answer::new(403, "From Names No User", Counter::SipForbidden))
             }
             Method::Subscribe => Ok(Accepted::Subscribe { from, to: target }),
-            Method::Invite => Err(refuse_invite(message)),
+            Method::Invite if from.local().is_none() => {
+                Err(Answer::new(403, "From Names No User", Counter::SipForbidden))
+            }
+            Method::Invite => Ok(Accepted::Invite { from, to: target }),
             _ => Err(not_allowed()),
         }
     }
@@ -274,6 +286,15 @@ impl Gateway {
         self.answer(cx, transaction, true, answer);
     }
 
+    pub(super) fn answer_options(&mut self, cx: &mut Cx<'_>, transaction: Key) {
+        self.sip.respond(cx, transaction, &OPTIONS);
+    }
+
+    /// Is this a session of a user of the sender's domain?
+    fn is_session_of(&self, session: Key, from: &Jid) -> bool {
+        self.sessions.sip_domain(session).is_some_and(|domain| domain == from.domain())
+    }
+
     pub(super) fn log_refusal(&self, cx: &mut Cx<'_>, message: &Message<'_>, answer: &Answer) {
         let from = message.from().uri;
         let side = if answer.counter == Counter::SipOverload { "ours" } else { "sip" };
@@ -313,6 +334,10 @@ enum Accepted {
     Resubscribe { from: Jid },
     /// Tell somebody's presence to one who watches.
     Notify { from: Jid },
+    /// Open a session of messages.
+    Invite { from: Jid, to: Jid },
+    /// Whatever it is, inside such a session.
+    InSession { session: Key },
     /// Be told what is served here.
     Options,
 }
@@ -325,21 +350,22 @@ const OPTIONS: Response<'_> = Response {
         ("Allow", ALLOW),
         ("Accept", content::ACCEPT),
         ("Accept-Encoding", "identity"),
-        ("Supported", ""),
+        ("Supported", TIMER),
         ("Allow-Events", crate::sip::subscription::PRESENCE),
     ],
     content_type: None,
     body: b"",
 };
 
-fn not_allowed() -> Answer {
+pub(super) fn not_allowed() -> Answer {
     Answer::new(405, "Method Not Allowed", Counter::SipMethodRefused).with("Allow", ALLOW)
 }
 
-/// No extension is supported, so each that is required is refused (section 8.2.2.3).
+/// Session timers are supported; every other extension that is required is refused (section
+/// 8.2.2.3).
 fn check_require(message: &Message<'_>) -> Result<(), Answer> {
     let mut unsupported = String::new();
-    for tag in message.headers("Require").take(32) {
+    for tag in message.headers("Require").filter(|tag| !tag.eq_ignore_ascii_case(TIMER)).take(32) {
         if !unsupported.is_empty() {
             unsupported.push_str(", ");
         }
@@ -351,26 +377,14 @@ fn check_require(message: &Message<'_>) -> Result<(), Answer> {
     Err(Answer::new(420, "Bad Extension", Counter::SipRequestRefused).with("Unsupported", unsupported))
 }
 
-/// No dialog exists, so a request inside one belongs to nothing (section 12.2.2); a
-/// NOTIFY and the others that live in dialogs only, likewise.
-fn check_in_dialog(message: &Message<'_>) -> Result<(), Answer> {
-    let tagged = message.to().tag.is_some();
-    let needs_one =
-        matches!(message.method(), Method::Bye | Method::Update | Method::Prack | Method::Info | Method::Refer);
-    if tagged || needs_one {
-        return Err(Answer::new(481, "Call/Transaction Does Not Exist", Counter::SipRequestRefused));
-    }
-    Ok(())
+/// What stands in none of our dialogs belongs to nothing (section 12.2.2).
+fn no_dialog() -> Answer {
+    Answer::new(481, "Call/Transaction Does Not Exist", Counter::SipRequestRefused)
 }
 
-/// Sessions are not served: the offer is refused, and what is served is named.
-fn refuse_invite(message: &Message<'_>) -> Answer {
-    if message.contact().is_none() {
-        return Answer::new(400, "Contact Is Missing", Counter::SipRequestRefused);
-    }
-    Answer::new(488, "Sessions Are Not Bridged, Send MESSAGE", Counter::SipMethodRefused)
-        .with("Allow", ALLOW)
-        .with("Accept", content::ACCEPT)
+/// These live in dialogs only.
+const fn needs_dialog(method: Method<'_>) -> bool {
+    matches!(method, Method::Bye | Method::Update | Method::Prack | Method::Info | Method::Refer)
 }
 
 #[cfg(test)]

@@ -201,6 +201,24 @@ impl Dialog {
         send: impl FnOnce(&Request<'_>) -> T,
     ) -> T {
         self.local_cseq = self.local_cseq.wrapping_add(1) & (u32::MAX >> 1);
+        self.numbered(self.local_cseq, method, headers, content_type, body, send)
+    }
+
+    /// Hands the ACK to the 2xx of an INVITE of ours to `send`: it has that INVITE's number
+    /// (section 13.2.2.4).
+    pub fn acknowledge<T>(&self, invite_cseq: u32, send: impl FnOnce(&Request<'_>) -> T) -> T {
+        self.numbered(invite_cseq, Method::Ack, &[], None, b"", send)
+    }
+
+    fn numbered<T>(
+        &self,
+        cseq: u32,
+        method: Method<'_>,
+        headers: &[(&str, &str)],
+        content_type: Option<&str>,
+        body: &[u8],
+        send: impl FnOnce(&Request<'_>) -> T,
+    ) -> T {
         let parts = self.parts();
         let mut all: heapless::Vec<(&str, &str), 12> = heapless::Vec::new();
         if !self.route_set.is_empty() {
@@ -217,7 +235,7 @@ impl Dialog {
             to: parts.remote_uri,
             to_tag: Some(parts.remote_tag).filter(|tag| !tag.is_empty()),
             call_id: parts.call_id,
-            cseq: self.local_cseq,
+            cseq,
             max_forwards: 70,
             headers: &all,
             content_type,

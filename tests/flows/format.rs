@@ -121,6 +121,7 @@ const CONFIG: &[&str] = &[
     "presence.expires",
     "presence.probe-before-refresh",
     "sip.transport",
+    "sip.dialect",
     "im.mode",
     "im.error-wait",
     "im.late-errors",

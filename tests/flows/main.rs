@@ -24,9 +24,9 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 /// What a flow needs that this version does not have. Flows about messages (M), about
-/// presence (P) and about the rest of what is served (E) always run.
+/// presence (P), about Lync's dialect (L) and about the rest of what is served (E) always run.
 fn later(flow: &Flow, flows: &BTreeMap<String, Flow>) -> Option<&'static str> {
-    let served = flow.name.starts_with(['M', 'P', 'E']);
+    let served = flow.name.starts_with(['M', 'P', 'E', 'L']);
     if let Some(kind) = flow.prelude.as_ref().and_then(|name| flows.get(name)).and_then(|before| later(before, flows)) {
         return Some(kind);
     }
@@ -105,8 +105,13 @@ fn presence_flows_hold() {
 }
 
 #[test]
+fn lync_flows_hold() {
+    run_those(|name| name.starts_with('L'));
+}
+
+#[test]
 fn all_other_flows_hold() {
-    run_those(|name| !name.starts_with(['M', 'P']));
+    run_those(|name| !name.starts_with(['M', 'P', 'L']));
 }
 
 /// Numbers that flows claim to cover are those of the requirements in

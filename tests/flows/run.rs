@@ -5,7 +5,7 @@ use crate::format::{Flow, Lane, Section, What, parse_time};
 use crate::neighbours::{Names, Neighbours, SipCame};
 use crate::peers::{self, Element};
 use latimer::base::net::Transport;
-use latimer::settings::{ImMode, NextHopTransport, Partner, PartnerKind, Room, Settings};
+use latimer::settings::{Dialect, ImMode, NextHopTransport, Partner, PartnerKind, Room, Settings};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 
@@ -72,6 +72,10 @@ fn world_of(config: &[&(String, String)], strangers: Vec<String>) -> Result<(Nam
     for (key, value) in config {
         let seconds = || parse_time(value).map(|ms| u32::try_from(ms / 1000).unwrap_or(u32::MAX));
         match &**key {
+            "sip.dialect" => {
+                let dialect = if value == "lync" { Dialect::Lync } else { Dialect::Standard };
+                settings.sip_domains.iter_mut().for_each(|domain| domain.dialect = dialect);
+            }
             "presence.expires" => settings.presence.expires_s = seconds()?,
             "presence.probe-before-refresh" => settings.presence.probe_before_refresh = value == "on",
             "im.error-wait" => settings.message.error_wait_s = seconds()?,

@@ -49,6 +49,19 @@ pub struct Body<'a> {
     pub octets: &'a [u8],
 }
 
+impl<'a> Body<'a> {
+    /// The body of a request.
+    pub fn of(message: &crate::sip::message::Message<'a>) -> Self {
+        Self {
+            content_type: message.header("Content-Type"),
+            content_encoding: message.header("Content-Encoding"),
+            transfer_encoding: message.header("Content-Transfer-Encoding"),
+            disposition: message.header("Content-Disposition"),
+            octets: message.body(),
+        }
+    }
+}
+
 /// What a body says. Kept by the caller and used again, so that a plain message costs
 /// no allocation; empty text means that there is none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -40,6 +40,7 @@ use crate::xmpp::server::{Handle, Undelivered};
 use crate::xmpp::stanza::{Condition, Head, Kind, Stanza, StanzaError};
 use core::time::Duration;
 use std::collections::BTreeSet;
+pub(super) use subscriber::user_of;
 use table::{DialogKey, Due, Task, Waiting};
 
 /// Tickets of presence have this bit; the rest is the key of a subscriber, a notifier
@@ -212,7 +213,7 @@ impl Gateway {
 
     /// Has `send` the way to a SIP domain: everything for it goes through its own
     /// servers, in dialogs too; Route and Request-URI tell them where from there.
-    fn with_destination<T>(
+    pub(super) fn with_destination<T>(
         sip: &mut sip::endpoint::Endpoint,
         settings: &crate::settings::Settings,
         domain: &str,
@@ -228,7 +229,7 @@ impl Gateway {
     }
 
     /// How a SIP domain reaches us: as we reach it, if we listen there.
-    fn transport_for(&self, sip_domain: &str) -> Transport {
+    pub(super) fn transport_for(&self, sip_domain: &str) -> Transport {
         let served = self.routes.sip_domain(&self.settings, sip_domain);
         if let Some(hop) = served.and_then(|served| served.next_hop.as_ref()) {
             return hop.transport.into();
@@ -457,7 +458,7 @@ fn failure_in_words(failure: Failure) -> &'static str {
 }
 
 /// A request of a dialog that leaves room for what every one of them says.
-type Headers<'a> = heapless::Vec<(&'a str, &'a str), 8>;
+pub(super) type Headers<'a> = heapless::Vec<(&'a str, &'a str), 8>;
 
 /// Gives a request to the SIP side.
 fn give(

@@ -742,7 +742,7 @@ impl Gateway {
 }
 
 /// The user part of a SIP URI of ours.
-pub(super) fn user_of(uri: &str) -> &str {
+pub(in crate::gateway) fn user_of(uri: &str) -> &str {
     uri.strip_prefix("sip:").and_then(|rest| rest.split_once('@')).map_or("", |(user, _)| user)
 }
 
