@@ -504,7 +504,7 @@ mod tests {
         for kind in ["text/rtf", "Text/RTF; charset=UTF-8", "application/rtf"] {
             let (_, read) = content(kind, rtf).expect("a message");
             assert_eq!(read.body, "Kostet €9\nнет {Tür}\nEnde");
-            assert_eq!(read.xhtml, "<strong>Kostet €9<br/></strong>нет {Tür}<br/>Ende");
+            assert_eq!(read.xhtml, "<strong>Kostet €9</strong><br/>нет {Tür}<br/>Ende");
         }
         assert_eq!(text("text/rtf", b"Kostet 9"), Err(Refusal::Malformed));
     }

@@ -687,8 +687,9 @@ impl<'o> Sink<'o> {
     }
 
     fn push(&mut self, c: char, look: Look) {
-        self.end_lines();
-        if look != self.open {
+        if look == self.open {
+            self.end_lines();
+        } else {
             self.change(look);
         }
         self.is_empty = false;
@@ -708,22 +709,28 @@ impl<'o> Sink<'o> {
         }
     }
 
-    /// Closes the elements of the look before and opens those of this one.
+    /// Changes the look, with the line ends before what looks so.
     fn change(&mut self, look: Look) {
-        let before = core::mem::replace(&mut self.open, look).elements();
-        let after = look.elements();
-        let kept = before.iter().zip(&after).take_while(|(before, after)| before == after).count();
-        for (_, end_tag) in before.iter().skip(kept).rev().flatten() {
-            self.write(format_args!("{end_tag}"));
-        }
-        for (tag, _) in after.iter().skip(kept).flatten() {
+        let kept = self.close(look);
+        self.end_lines();
+        for (tag, _) in look.elements().iter().skip(kept).flatten() {
             self.has_markup = true;
             self.element(format_args!("{tag}"));
         }
     }
 
+    /// Closes the elements that show another look than this one. How many of its own may
+    /// stay?
+    fn close(&mut self, look: Look) -> usize {
+        let before = core::mem::replace(&mut self.open, look).elements();
+        let kept = before.iter().zip(&look.elements()).take_while(|(before, after)| before == after).count();
+        for (_, end_tag) in before.iter().skip(kept).rev().flatten() {
+            self.write(format_args!("{end_tag}"));
+        }
+        kept
+    }
+
     fn begin_link(&mut self, target: &str) {
-        self.end_lines();
         self.change(Look::default());
         self.has_markup = true;
         self.element(format_args!("<a href='{}'>", XmlEscaped(target.trim())));
@@ -733,7 +740,7 @@ impl<'o> Sink<'o> {
     /// Ends the link. Where its text does not say where it leads, the plain text does so.
     fn end_link(&mut self) {
         let Some(link) = self.link.take() else { return };
-        self.change(Look::default());
+        self.close(Look::default());
         self.write(format_args!("</a>"));
         if !html::says(self.body.get(link.start..).unwrap_or_default(), &link.target) {
             let blank = if self.is_empty || self.body.ends_with([' ', '\n']) { "" } else { " " };
@@ -760,7 +767,7 @@ impl<'o> Sink<'o> {
     /// Closes what is open. Was there any text?
     fn finish(mut self) -> bool {
         self.end_link();
-        self.change(Look::default());
+        self.close(Look::default());
         if self.is_broken || !self.has_markup || self.xhtml.len() > XHTML_OCTETS_MAX {
             self.xhtml.clear();
         }
@@ -906,7 +913,7 @@ mod tests {
         assert_eq!(markup("{\\rtf1 a\\b b\\i c\\b0 d\\i0 e}"), "a<strong>b<em>c</em></strong><em>d</em>e");
         assert_eq!(
             markup("{\\rtf1{\\ul a}\\par\\strike b\\plain c\\ulw d\\ulnone e<&}"),
-            "<span style='text-decoration:underline'>a<br/></span><span style='text-decoration:line-through'>b</span>c\
+            "<span style='text-decoration:underline'>a</span><br/><span style='text-decoration:line-through'>b</span>c\
              <span style='text-decoration:underline'>d</span>e&lt;&amp;"
         );
         assert_eq!(both(b"{\\rtf1 a\\b\\par\\b0 b}"), Ok(("a\nb".into(), String::new())));
