@@ -36,6 +36,8 @@ pub const PIDF_ELEMENTS_MAX: usize = 16 * PIDF_TUPLES_MAX;
 pub const PRESENCE_STATUSES_MAX: usize = 4;
 /// Longest text kept of one client's presence, in octets.
 pub const PRESENCE_STATUS_OCTETS_MAX: usize = 1024;
+/// Longest name kept that somebody gives himself, in octets.
+pub const DISPLAY_NAME_OCTETS_MAX: usize = 128;
 /// Largest MESSAGE we send, whole, in octets (RFC 3428 section 8).
 pub const SIP_PAGER_OCTETS_MAX: usize = 1300;
 /// Server transactions at one time.

@@ -34,7 +34,7 @@ impl Instant {
 
 /// Wall-clock time: milliseconds since 1970-01-01 UTC. May jump either way, so it
 /// is written into messages and held against certificates, never used for timers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Wall(pub i64);
 
 /// A date and a time of day in UTC.

@@ -23,10 +23,14 @@ pub const CONTENT_TYPE: &str = "application/pidf+xml";
 
 /// The namespace of the presence data model (RFC 4479 section 4).
 const DATA_MODEL: &str = "urn:ietf:params:xml:ns:pidf:data-model";
+/// The namespace of contact information (CIPID, RFC 4482 section 3).
+const CIPID: &str = "urn:ietf:params:xml:ns:pidf:cipid";
+/// The namespace of rich presence before RFC 4480, which Lync reads and writes.
+const DRAFT_RPID: &str = "urn:ietf:params:xml:ns:pidf:status:rpid-status";
 /// The namespace of `<show/>` inside `<status/>` (RFC 8048 section 6.2).
 const SHOW: &str = "jabber:client";
 
-const LIMITS: Limits = Limits {
+pub(super) const LIMITS: Limits = Limits {
     octets: PIDF_OCTETS_MAX,
     depth: PIDF_DEPTH_MAX,
     elements: PIDF_ELEMENTS_MAX,
@@ -50,6 +54,12 @@ pub struct Malformed {
     pub cause: &'static str,
 }
 
+impl Malformed {
+    pub(super) const fn new(cause: &'static str) -> Self {
+        Self { cause }
+    }
+}
+
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.cause)
@@ -66,9 +76,6 @@ impl<'a> Document<'a> {
     /// Reads a document in UTF-8 or UTF-16 (RFC 3863 section 3.3). What its octets are
     /// decides, whatever a `charset` beside it says.
     pub fn parse(octets: &[u8], tree: &'a mut Tree) -> Result<Self, Malformed> {
-        if octets.len() > PIDF_OCTETS_MAX {
-            return Err(Malformed { cause: "presence document too large" });
-        }
         let root = tree.parse_document(&to_utf8(octets)?, LIMITS)?;
         if !root.is("presence", NAMESPACE) {
             return Err(Malformed { cause: "no presence document" });
@@ -124,6 +131,13 @@ impl<'a> Document<'a> {
         let of_person = || self.persons().find_map(|person| rich(person, "user-input"));
         let node = of_tuple.or_else(of_device).or_else(of_person)?;
         Some(UserInput { is_idle: node.text().trim() == "idle", last_input: node.attribute("last-input") })
+    }
+
+    /// What the user of `tuple` is called (RFC 4482 section 3.2): by the tuple, the person
+    /// or, as Lync has it, the document.
+    pub fn display_name(self, tuple: Tuple<'a>) -> Option<Cow<'a, str>> {
+        let mut places = [tuple.node].into_iter().chain(self.persons()).chain([self.root]);
+        places.find_map(|place| place.child("display-name", CIPID)).map(Node::text)
     }
 
     fn persons(self) -> impl Iterator<Item = Node<'a>> + use<'a> {
@@ -270,6 +284,11 @@ pub fn emit(w: &mut Writer<'_>, entity: &str, tuples: impl FnOnce(&mut Writer<'_
     Tag::begin(w, "presence").namespace(NAMESPACE).attribute("entity", entity).content(tuples);
 }
 
+/// Writes what the user is called, behind the tuples.
+pub fn emit_display_name(w: &mut Writer<'_>, name: &str) {
+    Tag::begin(w, "display-name").namespace(CIPID).text(name);
+}
+
 /// Is there room in the document for no more tuples, when `octets` are written of it?
 pub const fn is_full(octets: usize) -> bool {
     octets + END.len() > PIDF_OCTETS_MAX
@@ -284,6 +303,8 @@ pub struct NewTuple<'a> {
     pub basic: Basic,
     /// `<show xmlns='jabber:client'/>`.
     pub show: Option<&'a str>,
+    /// An activity in the way of the drafts before RFC 4480: as text, inside the status.
+    pub draft_activity: Option<&'a str>,
     /// The URI of `<contact/>` and its priority in thousandths.
     pub contact: Option<(&'a str, u16)>,
 }
@@ -297,6 +318,11 @@ impl NewTuple<'_> {
                 Tag::begin(w, "basic").text(self.basic.as_str());
                 if let Some(show) = self.show {
                     Tag::begin(w, "show").namespace(SHOW).text(show);
+                }
+                if let Some(activity) = self.draft_activity {
+                    Tag::begin(w, "activities").namespace(DRAFT_RPID).content(|w| {
+                        Tag::begin(w, "activity").text(activity);
+                    });
                 }
             });
             if let Some((uri, priority)) = self.contact {
@@ -340,7 +366,10 @@ fn priority_text(thousandths: u16) -> String {
 
 /// The octets as UTF-8. UTF-16 is told by its byte order mark, or, since no XML begins
 /// with it otherwise, by the NUL beside the first `<` (XML 1.0 appendix F).
-fn to_utf8(octets: &[u8]) -> Result<Cow<'_, [u8]>, Malformed> {
+pub(super) fn to_utf8(octets: &[u8]) -> Result<Cow<'_, [u8]>, Malformed> {
+    if octets.len() > PIDF_OCTETS_MAX {
+        return Err(Malformed::new("presence document too large"));
+    }
     let text = match octets {
         [0xFE, 0xFF, rest @ ..] => utf16(rest, u16::from_be_bytes)?,
         [0xFF, 0xFE, rest @ ..] => utf16(rest, u16::from_le_bytes)?,
@@ -351,6 +380,19 @@ fn to_utf8(octets: &[u8]) -> Result<Cow<'_, [u8]>, Malformed> {
     // It would say that the text is in UTF-16, which it is no longer.
     let declared = if text.starts_with("<?xml ") { text.find("?>").map_or(0, |at| at + 2) } else { 0 };
     Ok(text.into_bytes().split_off(declared).into())
+}
+
+/// The octets without an XML declaration that names UTF-16 before a document that is not
+/// in it.
+///
+/// COMPAT: Live Communications Server 2005 and its relatives declare UTF-16 and send UTF-8.
+pub(super) fn without_false_declaration(octets: &[u8]) -> &[u8] {
+    let start = octets.get(..octets.len().min(128)).unwrap_or_default();
+    let end = start.windows(2).position(|pair| pair == b"?>").map_or(0, |at| at + 2);
+    let declaration = start.get(..end).unwrap_or_default();
+    let names_it = declaration.windows(6).any(|word| word.eq_ignore_ascii_case(b"utf-16"));
+    let is_false = declaration.starts_with(b"<?xml ") && names_it;
+    octets.get(if is_false { end } else { 0 }..).unwrap_or_default()
 }
 
 fn utf16(octets: &[u8], unit: impl Fn([u8; 2]) -> u16) -> Result<String, Malformed> {
@@ -399,6 +441,7 @@ fn is_known(element: Node<'_>) -> bool {
         NAMESPACE => matches!(name, "tuple" | "status" | "basic" | "contact" | "note" | "timestamp"),
         DATA_MODEL => matches!(name, "person" | "device" | "deviceID" | "note" | "timestamp"),
         SHOW => name == "show",
+        CIPID => name == "display-name",
         namespace => is_rpid(namespace),
     }
 }
@@ -732,10 +775,12 @@ mod tests {
                 id: "ID-balkon",
                 basic: Basic::Open,
                 show: Some("dnd"),
+                draft_activity: None,
                 contact: Some(("sip:lena@chat.example", 39)),
             };
             tuple.emit(w, [(Some("de"), "bis 15 <Uhr>"), (None, "x")].into_iter());
-            NewTuple { id: "ID-4711", basic: Basic::Closed, show: None, contact: None }.emit(w, core::iter::empty());
+            NewTuple { id: "ID-4711", basic: Basic::Closed, show: None, draft_activity: None, contact: None }
+                .emit(w, core::iter::empty());
         });
         let span = w.finish();
         assert_eq!(

@@ -13,7 +13,7 @@
 //! Invariant: what [`to_pidf`] and [`to_stanza`] write of a resource that was read is
 //! read again as the same, less what the other side has no place for.
 
-use super::state::{Resource, Show, Status};
+use super::state::{More, Resource, Show, Status};
 use crate::base::outbox::Writer;
 use crate::base::text::{cut, hex_upper, hex_value};
 use crate::base::time::Wall;
@@ -23,7 +23,7 @@ use crate::gateway::content::date::{Stamp, parse_stamp};
 use crate::gateway::content::language;
 use crate::gateway::content::outward::first_language;
 use crate::gateway::message::sip_uri;
-use crate::limits::{PIDF_TUPLES_MAX, PRESENCE_STATUS_OCTETS_MAX, PRESENCE_STATUSES_MAX};
+use crate::limits::{DISPLAY_NAME_OCTETS_MAX, PIDF_TUPLES_MAX, PRESENCE_STATUS_OCTETS_MAX, PRESENCE_STATUSES_MAX};
 use crate::sip::header::MediaType;
 use crate::sip::pidf::{self, Basic, Document, NewTuple, Tuple};
 use crate::xmpp::jid::Jid;
@@ -105,8 +105,13 @@ pub fn from_stanza(stanza: &Stanza<'_>) -> Resource {
         show: only(children("show").map(Node::text)).and_then(|show| Show::from_name(show.trim())),
         priority: only(children("priority").map(Node::text)).and_then(|priority| priority.trim().parse().ok()),
         statuses: statuses(children("status").map(|status| (status.lang(), status.text())), lang),
-        lang: lang.map(Into::into),
-        idle_since: idle.and_then(|idle| idle.attribute("since")).and_then(point_in_time),
+        more: More {
+            lang: lang.map(Into::into),
+            idle_since: idle.and_then(|idle| idle.attribute("since")).and_then(point_in_time),
+            nick: element.child("nick", ns::NICK).filter(|_| is_available).and_then(|nick| display_name(&nick.text())),
+            activity: None,
+        }
+        .boxed(),
     }
 }
 
@@ -126,7 +131,7 @@ pub fn to_stanza(
         name => Cow::Owned(format!("{from}/{name}")),
     };
     let type_ = if resource.is_available { None } else { Some("unavailable") };
-    let head = Head { kind: Kind::Presence, from: &from, to, id: None, type_, lang: resource.lang.as_deref() };
+    let head = Head { kind: Kind::Presence, from: &from, to, id: None, type_, lang: resource.lang() };
     head.emit(w, |w| {
         if let Some(show) = resource.show {
             Tag::begin(w, "show").text(show.as_str());
@@ -134,13 +139,19 @@ pub fn to_stanza(
         for status in resource.statuses.iter().filter(|_| with_status) {
             Tag::begin(w, "status").lang(status.lang.as_deref()).text(&status.text);
         }
+        if let Some(activity) = resource.activity().filter(|_| with_status && resource.statuses.is_empty()) {
+            Tag::begin(w, "status").text(activity);
+        }
         if let Some(priority) = resource.priority {
             Tag::begin(w, "priority").text(&priority.to_string());
         }
         if !resource.is_available {
             return;
         }
-        if let Some(since) = resource.idle_since {
+        if let Some(nick) = resource.nick().filter(|_| with_status) {
+            Tag::begin(w, "nick").namespace(ns::NICK).text(nick);
+        }
+        if let Some(since) = resource.idle_since() {
             Tag::begin(w, "idle").namespace(ns::IDLE).attribute("since", &Stamp(since).to_string()).empty();
         }
         capabilities(w);
@@ -168,14 +179,20 @@ fn from_tuple(document: Document<'_>, tuple: Tuple<'_>, contact: &Jid, language:
         statuses(tuple.notes().map(|note| (note.lang(), note.text())), language)
     };
     let idle = document.user_input(tuple).filter(|input| is_available && input.is_idle);
+    let name_of_user = document.display_name(tuple).filter(|_| is_available);
     Some(Resource {
         name,
         is_available,
         show,
         priority: tuple.contact().and_then(|contact| contact.priority).map(priority_of),
         statuses,
-        lang: language.map(Into::into),
-        idle_since: idle.and_then(|input| input.last_input).and_then(point_in_time),
+        more: More {
+            lang: language.map(Into::into),
+            idle_since: idle.and_then(|input| input.last_input).and_then(point_in_time),
+            nick: name_of_user.and_then(|name| display_name(&name)),
+            activity: None,
+        }
+        .boxed(),
     })
 }
 
@@ -184,14 +201,15 @@ fn emit_tuple(w: &mut Writer<'_>, uri: &str, resource: &Resource, statuses: &[St
         id: &tuple_id(&resource.name),
         basic: if resource.is_available { Basic::Open } else { Basic::Closed },
         show: resource.show.map(Show::as_str),
+        draft_activity: None,
         contact: resource.priority.and_then(thousandths_of).map(|priority| (uri, priority)),
     };
-    let lang = resource.lang.as_deref();
+    let lang = resource.lang();
     tuple.emit(w, statuses.iter().map(|status| (status.lang.as_deref().or(lang), &*status.text)));
 }
 
 /// The entity of the user with this SIP URI (RFC 3859, REQ-8048-5).
-fn entity_of(uri: &str) -> String {
+pub(super) fn entity_of(uri: &str) -> String {
     match uri.strip_prefix("sip:") {
         // What follows a `?` would be headers of the `pres` URI (RFC 3859 section 3.1).
         Some(address) if address.contains('@') => format!("pres:{}", address.replace('?', "%3F")),
@@ -200,7 +218,7 @@ fn entity_of(uri: &str) -> String {
 }
 
 /// Is `entity` the contact, whichever way its URI is spelled (REQ-8048-70)?
-fn is_about(entity: &str, contact: &Jid) -> bool {
+pub(super) fn is_about(entity: &str, contact: &Jid) -> bool {
     let mut mapped = String::new();
     let user = entity.split('@').next().unwrap_or_default();
     // COMPAT: Live Communications Server 2005 leaves the scheme out.
@@ -210,7 +228,7 @@ fn is_about(entity: &str, contact: &Jid) -> bool {
 }
 
 /// The tuple id of a resource (D-14).
-fn tuple_id(name: &str) -> String {
+pub(super) fn tuple_id(name: &str) -> String {
     let is_plain = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'-');
     if name.bytes().all(|octet| is_plain(octet) || octet == b'_') {
         return format!("ID-{name}");
@@ -268,6 +286,12 @@ fn show_of(activity: &str) -> Option<Show> {
     }
 }
 
+/// What somebody says about himself in a language that is not known, in bounds.
+pub(super) fn note(text: &str) -> Option<Box<str>> {
+    let text = cut(text.trim(), PRESENCE_STATUS_OCTETS_MAX).trim_end();
+    (!text.is_empty()).then(|| text.into())
+}
+
 /// The first text of each language, in bounds. One in the language of the whole keeps
 /// none of its own.
 fn statuses<'a>(said: impl Iterator<Item = (Option<&'a str>, Cow<'a, str>)>, whole: Option<&str>) -> Box<[Status]> {
@@ -281,12 +305,17 @@ fn statuses<'a>(said: impl Iterator<Item = (Option<&'a str>, Cow<'a, str>)>, who
             (Some(first), Some(own)) => first.eq_ignore_ascii_case(own),
             (first, own) => first == own,
         };
-        let text = cut(text.trim(), PRESENCE_STATUS_OCTETS_MAX).trim_end();
-        if !text.is_empty() && !statuses.iter().any(is_same) {
-            statuses.push(Status { lang: own.map(Into::into), text: text.into() });
+        if let Some(text) = note(&text).filter(|_| !statuses.iter().any(is_same)) {
+            statuses.push(Status { lang: own.map(Into::into), text });
         }
     }
     statuses.into()
+}
+
+/// What somebody is called, in bounds.
+pub(super) fn display_name(text: &str) -> Option<Box<str>> {
+    let name = cut(text.trim(), DISPLAY_NAME_OCTETS_MAX).trim_end();
+    (!name.is_empty()).then(|| name.into())
 }
 
 /// The only one; none if there are several (REQ-XI-13).
@@ -297,7 +326,7 @@ fn only<T>(mut all: impl Iterator<Item = T>) -> Option<T> {
 
 /// A point in time that can be written down again: of this epoch, with a year of four
 /// digits.
-fn point_in_time(text: &str) -> Option<Wall> {
+pub(super) fn point_in_time(text: &str) -> Option<Wall> {
     const YEAR_10000_MS: i64 = 253_402_300_800_000;
     parse_stamp(text).filter(|wall| (0..YEAR_10000_MS).contains(&wall.0))
 }
@@ -615,7 +644,7 @@ mod tests {
         let inside = "<status xml:lang='a b'>1</status><status xml:lang='en&#xA;Via: x'>2</status>";
         assert_eq!(&*parsed_with(inside).statuses, [status(None, "1")]);
         let text = "<presence from='lena@chat.example' to='marta@voip.example' xml:lang='de&#xD;&#xA;X: y'/>";
-        assert_eq!(parsed(text).lang, None);
+        assert_eq!(parsed(text).lang(), None);
     }
 
     // ---- SIP to XMPP
@@ -784,7 +813,7 @@ mod tests {
         let since = parse_stamp("2031-05-02T10:11:12Z");
         let input = |state: &str, at: &str| {
             let input = format!("<r:user-input last-input='{at}'>{state}</r:user-input>");
-            (read_open(&input).idle_since, input)
+            (read_open(&input).idle_since(), input)
         };
         let (idle, element) = input("idle", "2031-05-02T12:11:12.5+02:00");
         assert_eq!(idle, since);
@@ -793,14 +822,15 @@ mod tests {
         }
         let closed = read(&format!("<tuple id='a'><status><basic>closed</basic></status>{element}</tuple>"));
         assert_eq!(closed, [Resource::gone("a")]);
-        let stanza = stanza_to(&Resource { idle_since: since, ..open("") }, true);
+        let stanza =
+            stanza_to(&Resource { more: More { idle_since: since, ..More::default() }.boxed(), ..open("") }, true);
         assert_eq!(
             stanza,
             "<presence from='marta@voip.example' to='lena@chat.example'>\
              <idle xmlns='urn:xmpp:idle:1' since='2031-05-02T10:11:12Z'/>\
              <c xmlns='http://jabber.org/protocol/caps'/></presence>"
         );
-        assert_eq!(parsed(&stanza).idle_since, since);
+        assert_eq!(parsed(&stanza).idle_since(), since);
     }
 
     #[test]
@@ -877,7 +907,7 @@ mod tests {
         );
         let all = read_as("application/pidf+xml", &text, Some("de, en")).expect("a document");
         let expected = Resource {
-            lang: Some("de".into()),
+            more: More { lang: Some("de".into()), ..More::default() }.boxed(),
             statuses: [status(None, "1"), status(Some("en"), "2")].into(),
             ..open("a")
         };
@@ -907,8 +937,7 @@ mod tests {
                 show: [None, Some(Show::Chat), Some(Show::Xa)][place % 3],
                 priority: i8::try_from(place * 5).ok(),
                 statuses: [status(None, "<ü>\n&'\""), status(Some("fr-CA"), "]]>\r\u{FFFD}.")].into(),
-                lang: Some("de".into()),
-                idle_since: None,
+                more: More { lang: Some("de".into()), ..More::default() }.boxed(),
             })
             .collect();
         let text = written("marta@voip.example", &all);

@@ -17,10 +17,28 @@ pub struct Resource {
     pub priority: Option<i8>,
     /// `<status/>`, `<note/>`: at most one of each language.
     pub statuses: Box<[Status]>,
+    /// What few say; `None`: nothing of it, never a box of nothing.
+    pub more: Option<Box<More>>,
+}
+
+/// What few clients say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct More {
     /// `xml:lang` of the stanza, Content-Language of the NOTIFY.
     pub lang: Option<Box<str>>,
     /// Since when nobody touched the client (XEP-0319, RPID user-input).
     pub idle_since: Option<Wall>,
+    /// What the user is called (XEP-0172, RFC 4482 display-name).
+    pub nick: Option<Box<str>>,
+    /// What he does, in words: told where he says nothing himself.
+    pub activity: Option<Box<str>>,
+}
+
+impl More {
+    /// As a [`Resource`] has it.
+    pub fn boxed(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
 }
 
 /// How available somebody is (RFC 6121 section 4.7.2.1).
@@ -68,14 +86,41 @@ impl Resource {
         Self { name: name.into(), ..Self::default() }
     }
 
+    /// The language of what has none of its own.
+    pub fn lang(&self) -> Option<&str> {
+        self.more.as_ref()?.lang.as_deref()
+    }
+
+    /// Since when nobody touched the client.
+    pub fn idle_since(&self) -> Option<Wall> {
+        self.more.as_ref()?.idle_since
+    }
+
+    /// What the user is called.
+    pub fn nick(&self) -> Option<&str> {
+        self.more.as_ref()?.nick.as_deref()
+    }
+
+    /// What he does, in words.
+    pub fn activity(&self) -> Option<&str> {
+        self.more.as_ref()?.activity.as_deref()
+    }
+
+    /// Changes what few say.
+    pub fn change_more(&mut self, change: impl FnOnce(&mut More)) {
+        let mut more = self.more.take().map(|more| *more).unwrap_or_default();
+        change(&mut more);
+        self.more = more.boxed();
+    }
+
     /// Octets it holds on the heap and in its list.
     pub fn octets(&self) -> usize {
-        let status = |status: &Status| {
-            size_of::<Status>() + status.text.len() + status.lang.as_ref().map_or(0, |lang| lang.len())
-        };
+        let text = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
+        let status = |status: &Status| size_of::<Status>() + status.text.len() + text(&status.lang);
+        let more = |more: &More| size_of::<More>() + text(&more.lang) + text(&more.nick) + text(&more.activity);
         size_of::<Self>()
             + self.name.len()
-            + self.lang.as_ref().map_or(0, |lang| lang.len())
+            + self.more.as_deref().map_or(0, more)
             + self.statuses.iter().map(status).sum::<usize>()
     }
 }

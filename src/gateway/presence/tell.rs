@@ -111,7 +111,7 @@ impl Gateway {
         }
         // Nobody speaks for the contact any more, or will in a moment.
         let is_trying = dialogs().next().is_some() || contact.watch.failures == 0;
-        (!is_trying).then(Vec::new)
+        (!is_trying || contact.watch.is_closed).then(Vec::new)
     }
 
     fn tell_state(&mut self, cx: &mut Cx<'_>, key: Key) -> Result<(), Stop> {
@@ -165,7 +165,8 @@ impl Gateway {
                 // It was said of the user as a whole, or of each client.
                 contact.watch.shown.iter_mut().for_each(|shown| shown.is_available = false);
             } else {
-                contact.watch.shown.retain(|shown| !shown.name.is_empty());
+                let is_whole = known.iter().any(|resource| resource.name.is_empty());
+                contact.watch.shown.retain(|shown| is_whole || !shown.name.is_empty());
             }
             if names(contact) != before {
                 self.store(cx, key);
@@ -182,7 +183,7 @@ impl Gateway {
         let shown = &contact.watch.shown;
         let mut news: Vec<Resource> = shown
             .iter()
-            .filter(|shown| !shown.name.is_empty() && (shown.is_available || shown.digest == 0))
+            .filter(|shown| shown.is_available || (shown.digest == 0 && !shown.name.is_empty()))
             .filter(|shown| !known.iter().any(|resource| resource.name == shown.name))
             .map(|shown| Resource::gone(&shown.name))
             .collect();
@@ -442,8 +443,7 @@ fn digest(resource: &Resource) -> u32 {
     resource.is_available.hash(&mut hasher);
     resource.show.map(super::state::Show::as_str).hash(&mut hasher);
     resource.priority.hash(&mut hasher);
-    resource.lang.hash(&mut hasher);
-    resource.idle_since.map(|since| since.0).hash(&mut hasher);
+    resource.more.hash(&mut hasher);
     for status in &resource.statuses {
         status.lang.hash(&mut hasher);
         status.text.hash(&mut hasher);
