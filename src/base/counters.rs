@@ -86,6 +86,14 @@ counters! {
     NotifyTaken = "sip.notify.taken",
     /// NOTIFY requests refused for what they say.
     NotifyRefused = "sip.notify.refused",
+    /// NOTIFYs that came in the answer to a SUBSCRIBE.
+    NotifyPiggybacked = "sip.notify.piggybacked",
+    /// BENOTIFY requests taken in; none is ever answered.
+    BenotifyIn = "sip.benotify.in",
+    /// BENOTIFY requests that told something.
+    BenotifyTaken = "sip.benotify.taken",
+    /// BENOTIFY requests dropped: no such dialog, no right, or nothing to be read.
+    BenotifyDropped = "sip.benotify.dropped",
     /// NOTIFY requests sent.
     NotifyOut = "sip.notify.out",
     /// NOTIFY requests of ours that failed.

@@ -292,6 +292,7 @@ impl Gateway {
         use crate::sip::endpoint::Event;
         match event {
             Event::Request { transaction, message, source } => self.on_request(cx, transaction, &message, &source),
+            Event::Benotify { message, source } => self.on_benotify(cx, &message, &source),
             Event::Response { ticket, message } => {
                 if !self.presence_response(cx, ticket, &message) && !self.session_response(cx, ticket, &message) {
                     self.on_response(cx, ticket, &message);

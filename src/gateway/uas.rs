@@ -130,6 +130,16 @@ impl Gateway {
         }
     }
 
+    /// A BENOTIFY, whose sender hears nothing.
+    pub(super) fn on_benotify(&mut self, cx: &mut Cx<'_>, message: &Message<'_>, source: &Source) {
+        let from = if self.ending {
+            Err(Answer::overload("The Gateway Is Being Shut Down"))
+        } else {
+            check_require(message).and_then(|()| self.proved_sender(message, source))
+        };
+        self.benotify_from_sip(cx, message, from);
+    }
+
     fn judge(&self, message: &Message<'_>, source: &Source, proven: bool) -> Result<Accepted, Answer> {
         if self.ending {
             return Err(Answer::overload("The Gateway Is Being Shut Down"));

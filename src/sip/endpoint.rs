@@ -45,6 +45,13 @@ pub enum Event<'a> {
         /// Where it came from.
         source: Source,
     },
+    /// A BENOTIFY: a request that is never answered, so it has no transaction.
+    Benotify {
+        /// The request.
+        message: Message<'a>,
+        /// Where it came from.
+        source: Source,
+    },
     /// An INVITE was cancelled by its sender and answered 487.
     Cancelled {
         /// The INVITE's.
@@ -639,6 +646,7 @@ mod tests {
                 turn.transaction = Some(transaction);
                 format!("{} {}", message.method().as_str(), String::from_utf8_lossy(message.body()))
             }
+            Event::Benotify { message, .. } => format!("benotify {}", String::from_utf8_lossy(message.body())),
             Event::Cancelled { .. } => "cancelled".into(),
             Event::Acknowledged { .. } => "acknowledged".into(),
             Event::Unacknowledged { .. } => "unacknowledged".into(),
@@ -689,6 +697,25 @@ mod tests {
         assert_eq!((again.told.len(), again.datagrams), (0, first));
         w.wait(38_000);
         assert!(w.endpoint.servers.is_empty() && w.endpoint.by_branch.len() == 0 && w.endpoint.by_merge.len() == 0);
+    }
+
+    #[test]
+    fn a_benotify_is_told_and_never_answered_nor_kept() {
+        let mut w = World::new();
+        let (link, _) = w.accept(TCP, PEER);
+        let text = request("BENOTIFY", "z9hG4bKa", "");
+        for _ in 0..2 {
+            let turn = w.stream(link, &text);
+            assert_eq!((turn.told, turn.sent), (vec!["benotify Moi".to_owned()], vec![]));
+        }
+        assert!(w.datagram(PEER, &text).datagrams.is_empty());
+        let broken = text.replace("Max-Forwards: 70", "Max-Forwards: seventy");
+        assert_ne!(broken, text);
+        let turn = w.stream(link, &broken);
+        assert_eq!((turn.told.len(), turn.sent.len()), (0, 0));
+        assert_eq!(w.datagram(PEER, &broken).datagrams.len(), 0);
+        assert_eq!(w.count.of(Counter::SipMalformed), 2);
+        assert!(w.endpoint.servers.is_empty() && w.wait(40_000).sent.is_empty());
     }
 
     #[test]

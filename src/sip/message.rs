@@ -35,6 +35,8 @@ pub enum Method<'a> {
     Subscribe,
     /// RFC 6665.
     Notify,
+    /// A NOTIFY that is never answered ([MS-SIP] section 3.5).
+    Benotify,
     /// RFC 3515.
     Refer,
     /// RFC 6086.
@@ -62,6 +64,7 @@ impl<'a> Method<'a> {
             "MESSAGE" => Self::Message,
             "SUBSCRIBE" => Self::Subscribe,
             "NOTIFY" => Self::Notify,
+            "BENOTIFY" => Self::Benotify,
             "REFER" => Self::Refer,
             "INFO" => Self::Info,
             "PUBLISH" => Self::Publish,
@@ -83,6 +86,7 @@ impl<'a> Method<'a> {
             Self::Message => "MESSAGE",
             Self::Subscribe => "SUBSCRIBE",
             Self::Notify => "NOTIFY",
+            Self::Benotify => "BENOTIFY",
             Self::Refer => "REFER",
             Self::Info => "INFO",
             Self::Publish => "PUBLISH",
@@ -468,9 +472,9 @@ impl<'a> Malformed<'a> {
         !self.is_response() && method.len() < self.head.len() && core::str::from_utf8(method).is_ok_and(is_token)
     }
 
-    /// Is it an ACK? Those are never answered.
-    pub fn is_ack(&self) -> bool {
-        self.head.starts_with(b"ACK ")
+    /// Is it an ACK or a BENOTIFY? Those are never answered.
+    pub fn is_unanswered(&self) -> bool {
+        self.head.starts_with(b"ACK ") || self.head.starts_with(b"BENOTIFY ")
     }
 
     /// Those header fields that can be read, each on its own line; broken ones are

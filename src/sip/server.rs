@@ -87,6 +87,8 @@ impl Endpoint {
                 self.on_cancel(cx, source, &message, &hashes, len);
                 return None;
             }
+            // Its sender keeps nothing of it that an answer could reach.
+            Method::Benotify => return Some(Event::Benotify { message, source }),
             _ => {}
         }
         if let Some(key) = self.by_branch.find(hashes.branch) {
@@ -368,7 +370,7 @@ impl Endpoint {
             "sip.malformed",
             format_args!("side=sip peer={} transport={} fault=\"{fault}\"", source.address, source.transport),
         );
-        if !malformed.is_request() || malformed.is_ack() {
+        if !malformed.is_request() || malformed.is_unanswered() {
             return;
         }
         let secret = self.secret(cx);

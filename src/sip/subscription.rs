@@ -8,8 +8,14 @@ use core::time::Duration;
 
 /// The package of presence (RFC 3856 section 6.1).
 pub const PRESENCE: &str = "presence";
-/// The bodies of that package that are read.
-pub const ACCEPT: &str = "application/pidf+xml";
+/// Each NOTIFY makes the subscription last anew ([MS-SIP] section 3.3).
+pub const AUTO_EXTEND: &str = "com.microsoft.autoextend";
+/// What a watcher of Lync's supports, for what we do: the state in the answer to a
+/// SUBSCRIBE, that each NOTIFY is a refresh, and NOTIFYs that are not answered.
+pub const SUPPORTED_LYNC: &str = "ms-piggyback-first-notify, com.microsoft.autoextend, ms-benotify";
+/// The CSeq number of the NOTIFY that rides in an answer to SUBSCRIBE ([MS-SIP] section
+/// 2.2.1).
+pub const PIGGYBACK_CSEQ: &str = "ms-piggyback-cseq";
 
 /// The value of Event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 //! refresh, and the one lasting authorization of the XMPP user they lean on.
 
 use super::document;
+use super::format::{self, Format};
 use super::state::Resource;
 use super::subscriber::user_of;
 use super::table::{Authorization, DialogKey, End, NoRoom, Notifier, Task};
@@ -14,6 +15,7 @@ use crate::base::xml::Tag;
 use crate::gateway::uas::Answer;
 use crate::gateway::{Gateway, message};
 use crate::limits::{DIALOG_OCTETS_MAX, NOTIFIERS_PER_CONTACT_MAX, RESOURCES_MAX, SUBSCRIBE_EXPIRES_MIN_S};
+use crate::settings::Dialect;
 use crate::sip;
 use crate::sip::dialog::{Dialog, Parts, target_of};
 use crate::sip::endpoint::Source;
@@ -73,7 +75,8 @@ impl Gateway {
         from: &Jid,
         to: &Jid,
     ) -> Result<(), Answer> {
-        let event_id = check_subscribe(message)?;
+        let dialect = self.presence_dialect(from.domain());
+        let (event_id, format) = check_subscribe(message, dialect)?;
         let expires = self.granted(message)?;
         let target = target_of(message).ok_or_else(|| refuse(400, "Contact Is No SIP Address"))?.to_owned();
         let remote_tag = message.from().tag.ok_or_else(|| refuse(400, "From Has No Tag"))?.to_owned();
@@ -105,6 +108,8 @@ impl Gateway {
             contact: key,
             dialog,
             event_id,
+            format,
+            is_extended: dialect == Dialect::Lync && extends(message),
             expires: if is_poll { cx.now.after(POLL_WAIT * 2) } else { seconds_after(cx.now, expires) },
             granted_s: expires,
             is_busy: false,
@@ -224,7 +229,8 @@ impl Gateway {
         source: &Source,
         from: &Jid,
     ) -> Result<(), Answer> {
-        let event_id = check_subscribe(message)?;
+        // What he took first he goes on taking.
+        let (event_id, _) = check_subscribe(message, self.presence_dialect(from.domain()))?;
         let known = self.presence.dialogs(message.call_id(), message.to().tag.unwrap_or_default());
         let dialog = known.iter().find_map(|key| if let DialogKey::Notifier(key) = key { Some(*key) } else { None });
         let dialog = dialog.ok_or_else(|| Self::no_subscription(Counter::SubscribeRefusedIn))?;
@@ -617,8 +623,11 @@ impl Gateway {
 }
 
 /// The Event's `id` of a SUBSCRIBE that asks for something we have (REQ-8048-37,
-/// RFC 6665 section 4.2.1).
-fn check_subscribe(message: &sip::message::Message<'_>) -> Result<Option<Box<str>>, Answer> {
+/// RFC 6665 section 4.2.1), and how he wants it.
+fn check_subscribe(
+    message: &sip::message::Message<'_>,
+    dialect: Dialect,
+) -> Result<(Option<Box<str>>, Format), Answer> {
     let event = Event::of(message).filter(|event| event.package == subscription::PRESENCE);
     let Some(event) = event else {
         return Err(refuse(489, "Bad Event").with("Allow-Events", subscription::PRESENCE));
@@ -626,28 +635,26 @@ fn check_subscribe(message: &sip::message::Message<'_>) -> Result<Option<Box<str
     if message.contact().is_none() {
         return Err(refuse(400, "Contact Is Missing"));
     }
-    let mut accepts = message.headers("Accept").peekable();
-    let reads_pidf = accepts.peek().is_none()
-        || accepts.any(|range| {
-            let range = range.split(';').next().unwrap_or(range).trim();
-            [subscription::ACCEPT, "application/*", "*/*"].iter().any(|known| range.eq_ignore_ascii_case(known))
-        });
-    if !reads_pidf {
-        return Err(refuse(406, "Presence Is Sent As application/pidf+xml Only").with("Accept", subscription::ACCEPT));
-    }
+    let format = Format::choose(message.headers("Accept"), dialect).ok_or_else(|| {
+        refuse(406, "Presence Is Sent As application/pidf+xml").with("Accept", format::accept(dialect))
+    })?;
     // A filter or a list in the body is not obeyed; whoever insists is refused.
     let insists = message.header("Content-Disposition").is_none_or(|value| !value.contains("handling=optional"));
     if !message.body().is_empty() && insists && message.content_type().is_some() {
         return Err(refuse(415, "No Body Is Read In SUBSCRIBE"));
     }
-    Ok(event.id.map(Into::into))
+    Ok((event.id.map(Into::into), format))
+}
+
+/// Does the watcher take each NOTIFY for a refresh ([MS-SIP] section 3.3)?
+fn extends(message: &sip::message::Message<'_>) -> bool {
+    message.headers("Supported").any(|tag| tag.eq_ignore_ascii_case(subscription::AUTO_EXTEND))
 }
 
 /// The display name of From, as a nickname (XEP-0172).
 fn display_name(message: &sip::message::Message<'_>) -> Option<Box<str>> {
     let name: String = sip::header::unquote(message.from().display).collect();
-    let name = crate::base::text::cut(name.trim(), 128);
-    (!name.is_empty()).then(|| name.into())
+    document::display_name(&name)
 }
 
 /// Takes in what one client says. False: nothing is new in it.

@@ -14,6 +14,7 @@
 
 mod describe;
 pub mod document;
+pub mod format;
 mod grant;
 mod notifier;
 mod record;
@@ -32,7 +33,7 @@ use crate::base::slab::Key;
 use crate::base::text::Escaped;
 use crate::base::time::Instant;
 use crate::limits::{PRESENCE_TURN_MAX, STREAM_QUEUE_STANZAS_MAX};
-use crate::settings::{ListenerKind, PartnerKind};
+use crate::settings::{Dialect, ListenerKind, PartnerKind};
 use crate::sip;
 use crate::sip::endpoint::{Destination, Failure, Refused, Request};
 use crate::xmpp::jid::{Jid, domain_to_ascii};
@@ -226,6 +227,11 @@ impl Gateway {
             None => Destination::Domain { domain: &ascii },
         };
         send(sip, &destination)
+    }
+
+    /// How a SIP domain speaks.
+    fn presence_dialect(&self, sip_domain: &str) -> Dialect {
+        self.routes.sip_domain(&self.settings, sip_domain).map_or(Dialect::Standard, |served| served.dialect)
     }
 
     /// How a SIP domain reaches us: as we reach it, if we listen there.

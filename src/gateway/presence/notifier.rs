@@ -2,15 +2,20 @@
 //! NOTIFY goes out, what it says, what its answer means, and how a dialog ends.
 
 use super::document;
+use super::format::{self, Format};
 use super::state::Resource;
 use super::subscriber::user_of;
 use super::table::{Authorization, End, Task};
-use super::{Headers, RETRY_FIRST, ROOM_RETRY, back_off, failure_in_words, give, notifier_ticket, refusal_in_words};
+use super::{
+    Headers, RETRY_FIRST, ROOM_RETRY, back_off, failure_in_words, give, notifier_ticket, refusal_in_words,
+    seconds_after,
+};
 use crate::base::counters::Counter;
 use crate::base::cx::Cx;
 use crate::base::slab::Key;
 use crate::base::text::Escaped;
 use crate::gateway::Gateway;
+use crate::settings::Dialect;
 use crate::sip;
 use crate::sip::endpoint::{Failure, Method};
 use crate::sip::subscription::{self, Reason, ends_notifier};
@@ -34,7 +39,13 @@ impl Gateway {
         let Some(contact) = self.presence.contacts.get(notifier.contact) else { return };
         let is_active = contact.grant.state == Authorization::Active;
         let has_state = contact.grant.is_known && (is_active || notifier.poll.is_some());
-        let interval = STATE_INTERVAL.max(Duration::from_secs(u64::from(self.settings.presence.min_interval_s)));
+        let least = Duration::from_secs(u64::from(self.settings.presence.min_interval_s));
+        let sip = self.presence.names(notifier.contact).map(|(sip, _)| sip);
+        // An Edge carries the dialogs of thousands, and its users are used to seeing each other at once.
+        let interval = match sip.map_or(Dialect::Standard, |sip| self.presence_dialect(sip.domain())) {
+            Dialect::Standard => STATE_INTERVAL.max(least),
+            Dialect::Lync => least,
+        };
         let throttled =
             notifier.last_state.filter(|_| has_state && notifier.end.is_none()).map(|at| at.after(interval));
         if let Some(at) = [throttled, notifier.hold].into_iter().flatten().max().filter(|at| *at > cx.now) {
@@ -47,6 +58,11 @@ impl Gateway {
         let Some(notifier) = self.presence.notifiers.get(key) else { return };
         let contact_key = notifier.contact;
         let Some((sip, xmpp)) = self.presence.names(contact_key) else { return };
+        let dialect = self.presence_dialect(sip.domain());
+        if let Some(notifier) = self.presence.notifiers.get_mut(key).filter(|n| n.is_extended && n.end.is_none()) {
+            notifier.expires = notifier.expires.max(seconds_after(cx.now, notifier.granted_s));
+        }
+        let Some(notifier) = self.presence.notifiers.get(key) else { return };
         let Some(contact) = self.presence.contacts.get(contact_key) else { return };
         let state = match notifier.end {
             Some(end) => match end.retry_after_s {
@@ -63,8 +79,16 @@ impl Gateway {
         let has_body = is_closing || (has_state && notifier.end.is_none_or(|end| end.reason == Reason::Timeout));
         let mut body = cx.out.begin();
         if has_body {
-            write_state(&mut body, &xmpp, &contact.grant.resources, is_closing);
+            let resources = &contact.grant.resources;
+            match dialect {
+                Dialect::Standard => write_state(&mut body, &xmpp, resources, is_closing),
+                Dialect::Lync => {
+                    let resources = if is_closing { &[] } else { resources.as_slice() };
+                    format::write_for_lync(&mut body, notifier.format, &xmpp, resources, cx.wall);
+                }
+            }
         }
+        let format = if dialect == Dialect::Lync { notifier.format } else { Format::Pidf };
         let octets = body.written().to_vec();
         body.cancel();
         let user = user_of(notifier.dialog.parts().local_uri);
@@ -74,7 +98,8 @@ impl Gateway {
             None => subscription::PRESENCE.to_owned(),
         };
         let contact_value = format!("<{uri}>");
-        let language = has_body.then(|| language_of(&contact.grant.resources)).flatten();
+        let has_language = has_body && dialect == Dialect::Standard;
+        let language = has_language.then(|| language_of(&contact.grant.resources)).flatten();
         let mut headers = Headers::new();
         for header in [("Contact", contact_value.as_str()), ("Event", &event), ("Subscription-State", &state)] {
             // Eight places for four headers.
@@ -83,7 +108,7 @@ impl Gateway {
         if let Some(language) = language.as_deref() {
             let _ = headers.push(("Content-Language", language));
         }
-        let content_type = has_body.then_some("application/pidf+xml");
+        let content_type = has_body.then_some(format.content_type());
         let Self { presence, sip: endpoint, settings, .. } = self;
         let Some(notifier) = presence.notifiers.get_mut(key) else { return };
         let sent = Self::with_destination(endpoint, settings, sip.domain(), |endpoint, destination| {
@@ -300,7 +325,7 @@ fn write_state(w: &mut crate::base::outbox::Writer<'_>, xmpp: &Jid, resources: &
 
 /// Content-Language, when all that is said is said in one language.
 fn language_of(resources: &[Resource]) -> Option<String> {
-    let mut languages = resources.iter().filter_map(|resource| resource.lang.as_deref());
+    let mut languages = resources.iter().filter_map(|resource| resource.lang());
     let first = languages.next()?;
     languages.all(|language| language == first).then(|| first.to_owned())
 }

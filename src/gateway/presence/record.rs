@@ -3,6 +3,7 @@
 //! the whole state of one pair; a later one takes the place of an earlier one.
 
 use super::RESTART_SPREAD_MS;
+use super::format::Format;
 use super::grant::{CSEQ_BEYOND, restored_until};
 use super::table::{Authorization, Notifier, Shown, Task};
 use crate::base::counters::Counter;
@@ -16,7 +17,9 @@ use core::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// The first octet of each record.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// That of records without [`Record::ways`].
+const VERSION_1: u8 = 1;
 
 /// One pair of users.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -30,7 +33,13 @@ struct Record<'a> {
     shown: Vec<&'a str>,
     #[serde(borrow)]
     dialogs: Vec<DialogRecord<'a>>,
+    /// What each of these watchers is sent: [`Format::code`], and [`EXTENDED`]; those of
+    /// dialogs without one are PIDF's.
+    ways: Vec<u8>,
 }
+
+/// Each NOTIFY makes the dialog last anew.
+const EXTENDED: u8 = 0x80;
 
 /// One watcher's dialog.
 #[derive(Debug, Serialize, Deserialize)]
@@ -86,6 +95,8 @@ impl Gateway {
         let contact = self.presence.contacts.get(key)?;
         let (sip, xmpp) = self.presence.names(key)?;
         let living = |key: &Key| self.presence.notifiers.get(*key).filter(|n| n.end.is_none() && n.poll.is_none());
+        let ways = contact.grant.dialogs.iter().filter_map(living);
+        let ways = ways.map(|notifier| notifier.format.code() | if notifier.is_extended { EXTENDED } else { 0 });
         let dialogs = contact.grant.dialogs.iter().filter_map(living).map(|notifier| {
             let parts = notifier.dialog.parts();
             let left = notifier.expires.since(now).as_secs();
@@ -122,6 +133,7 @@ impl Gateway {
                 .map(|shown| &*shown.name)
                 .collect(),
             dialogs: dialogs.collect(),
+            ways: ways.collect(),
         };
         // A record of texts and numbers always has a postcard form.
         postcard::to_extend(&record, vec![VERSION]).ok()
@@ -129,7 +141,17 @@ impl Gateway {
 
     /// Takes in one record; a later one of the same pair takes its place.
     pub(in crate::gateway) fn restore_record(&mut self, cx: &mut Cx<'_>, octets: &[u8]) {
-        let record = octets.strip_prefix(&[VERSION]).and_then(|rest| postcard::from_bytes::<Record<'_>>(rest).ok());
+        let older: Vec<u8>;
+        let octets_now = match octets {
+            // Its last part was left out: an empty list is one 0.
+            [VERSION_1, rest @ ..] => {
+                older = [rest, &[0]].concat();
+                Some(&*older)
+            }
+            [VERSION, rest @ ..] => Some(rest),
+            _ => None,
+        };
+        let record = octets_now.and_then(|rest| postcard::from_bytes::<Record<'_>>(rest).ok());
         let users = record.as_ref().and_then(|r| Some((Jid::parse(r.sip).ok()?, Jid::parse(r.xmpp).ok()?)));
         let (Some(record), Some((sip, xmpp))) = (record, users) else {
             cx.refuse(
@@ -157,9 +179,11 @@ impl Gateway {
             let shown = record.shown.iter().map(|name| Shown { name: (*name).into(), is_available: true, digest: 0 });
             contact.watch.shown = shown.collect();
         }
-        for dialog in record
+        let ways = record.ways.iter().copied().chain(core::iter::repeat(0));
+        for (dialog, way) in record
             .dialogs
             .iter()
+            .zip(ways)
             .filter(|_| matches!(state(record.grant), Authorization::Pending | Authorization::Active))
         {
             let parts = Parts {
@@ -180,6 +204,8 @@ impl Gateway {
                 contact: key,
                 dialog: Dialog::new(&parts, route_set, cseq, dialog.remote_cseq),
                 event_id: dialog.event_id.map(Into::into),
+                format: Format::from_code(way & !EXTENDED),
+                is_extended: way & EXTENDED != 0,
                 expires: restored_until(cx.now, left, dialog.granted_s),
                 granted_s: dialog.granted_s,
                 is_busy: false,

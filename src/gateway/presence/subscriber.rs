@@ -2,8 +2,8 @@
 //! answers, the NOTIFYs that follow, forks, refreshes, and what the end of each means for
 //! the authorization it stands for.
 
-use super::document::{self, Fault};
-use super::state::Resource;
+use super::document::Fault;
+use super::format::{self, Format, Told};
 use super::table::{Authorization, DialogKey, Phase, Subscriber, Task};
 use super::{
     Headers, RETRY_FIRST, ROOM_RETRY, failure_in_words, give, refusal_in_words, seconds_after, subscriber_ticket,
@@ -20,6 +20,7 @@ use crate::gateway::route::{SipSource, may_send_for};
 use crate::gateway::uas::Answer;
 use crate::gateway::{Gateway, error, message};
 use crate::limits::{DIALOG_OCTETS_MAX, RESOURCES_MAX};
+use crate::settings::Dialect;
 use crate::sip;
 use crate::sip::dialog::{Dialog, Parts, target_of};
 use crate::sip::endpoint::{Failure, Method};
@@ -87,6 +88,7 @@ impl Gateway {
             is_busy: false,
             poll: poll.map(Into::into),
             expires: until,
+            granted_s: 0,
             refresh: None,
             probing: None,
             forks_until: until,
@@ -108,14 +110,16 @@ impl Gateway {
         let user = user_of(subscriber.dialog.parts().local_uri);
         let uri = self.sip.contact(self.transport_for(sip.domain()), user, subscriber.dialog.local_tag());
         let (contact, expires_text) = (format!("<{uri}>"), expires.to_string());
+        let dialect = self.presence_dialect(sip.domain());
         let headers: Headers<'_> = [
             ("Contact", contact.as_str()),
             ("Event", subscription::PRESENCE),
-            ("Accept", subscription::ACCEPT),
+            ("Accept", format::accept(dialect)),
             ("Allow-Events", subscription::PRESENCE),
             ("Expires", &expires_text),
         ]
         .into_iter()
+        .chain((dialect == Dialect::Lync).then_some(("Supported", subscription::SUPPORTED_LYNC)))
         .collect();
         let Self { presence, sip: endpoint, settings, .. } = self;
         let Some(subscriber) = presence.subscribers.get_mut(key) else { return false };
@@ -253,6 +257,7 @@ impl Gateway {
         subscriber.is_busy = false;
         if message.status() < 300 {
             self.subscribe_accepted(cx, key, message);
+            self.take_piggyback(cx, key, message);
         } else {
             self.subscribe_refused(cx, key, message);
         }
@@ -298,14 +303,43 @@ impl Gateway {
             // The deadline is still that of the first NOTIFY.
             Phase::Begun => {
                 let granted = message.expires().unwrap_or(asked).min(EXPIRES_MAX_S);
-                subscriber.expires = seconds_after(cx.now, granted);
+                (subscriber.expires, subscriber.granted_s) = (seconds_after(cx.now, granted), granted);
             }
             Phase::Live => {
                 if let Some(target) = target_of(message).filter(|target| target.len() <= DIALOG_OCTETS_MAX / 2) {
                     subscriber.dialog.refresh_target(target);
                 }
                 let granted = message.expires().unwrap_or(asked).min(EXPIRES_MAX_S);
+                subscriber.granted_s = granted;
                 self.set_life(cx, key, granted);
+            }
+        }
+    }
+
+    /// The NOTIFY that rides in the answer to a SUBSCRIBE ([MS-SIP] section 3.4), which we
+    /// offer to Lync. One that says nothing we can read is as none: a NOTIFY of its own is
+    /// waited for.
+    fn take_piggyback(&mut self, cx: &mut Cx<'_>, key: Key, message: &sip::message::Message<'_>) {
+        let Some(number) = message.header(subscription::PIGGYBACK_CSEQ).and_then(sip::header::decimal) else { return };
+        let Some(subscriber) = self.presence.subscribers.get(key) else { return };
+        let Some((sip, _)) = self.presence.names(subscriber.contact) else { return };
+        if self.presence_dialect(sip.domain()) != Dialect::Lync {
+            return;
+        }
+        let Some(state) = SubscriptionState::of(message) else { return };
+        // One that a later NOTIFY has overtaken says nothing new.
+        let Some(subscriber) = self.presence.subscribers.get_mut(key) else { return };
+        if !u32::try_from(number).is_ok_and(|number| subscriber.dialog.admits(number)) {
+            return;
+        }
+        match self.read_body(message, &sip) {
+            Ok(told) => {
+                cx.count(Counter::NotifyPiggybacked);
+                self.on_notify(cx, key, state, told);
+            }
+            Err(answer) => {
+                cx.count(answer.counter);
+                self.log_refusal(cx, message, &answer);
             }
         }
     }
@@ -505,9 +539,44 @@ impl Gateway {
         message: &sip::message::Message<'_>,
         from: &Jid,
     ) -> Result<(), Answer> {
+        let (key, state, told) = self.read_notify(cx.now, message, from)?;
+        self.respond(cx, transaction, &Answer::new(200, "OK", Counter::NotifyTaken));
+        cx.count(Counter::NotifyTaken);
+        self.on_notify(cx, key, state, told);
+        Ok(())
+    }
+
+    /// A BENOTIFY ([MS-SIP] section 3.5): a NOTIFY that is never answered, whatever it says
+    /// and whoever sent it. `from` is as for NOTIFY.
+    pub(in crate::gateway) fn benotify_from_sip(
+        &mut self,
+        cx: &mut Cx<'_>,
+        message: &sip::message::Message<'_>,
+        from: Result<Jid, Answer>,
+    ) {
+        cx.count(Counter::BenotifyIn);
+        match from.and_then(|from| self.read_notify(cx.now, message, &from)) {
+            Ok((key, state, told)) => {
+                cx.count(Counter::BenotifyTaken);
+                self.on_notify(cx, key, state, told);
+            }
+            Err(answer) => {
+                cx.count(Counter::BenotifyDropped);
+                self.log_refusal(cx, message, &answer);
+            }
+        }
+    }
+
+    /// What a NOTIFY says, and in which dialog; or the answer to one that is not taken.
+    fn read_notify(
+        &mut self,
+        now: Instant,
+        message: &sip::message::Message<'_>,
+        from: &Jid,
+    ) -> Result<(Key, SubscriptionState, Option<Told>), Answer> {
         let refuse = |status, reason: &'static str| Answer::new(status, reason, Counter::NotifyRefused);
         let key =
-            self.subscriber_of(cx.now, message, from).ok_or_else(|| Self::no_subscription(Counter::NotifyRefused))?;
+            self.subscriber_of(now, message, from).ok_or_else(|| Self::no_subscription(Counter::NotifyRefused))?;
         let event = Event::of(message).ok_or_else(|| refuse(489, "Bad Event"))?;
         if event.package != subscription::PRESENCE || event.id.is_some() {
             return Err(refuse(489, "Bad Event").with("Allow-Events", subscription::PRESENCE));
@@ -521,12 +590,9 @@ impl Gateway {
         }
         let contact = subscriber.contact;
         let (sip, _) = self.presence.names(contact).ok_or_else(|| Self::no_subscription(Counter::NotifyRefused))?;
-        let resources = self.read_body(message, &sip)?;
-        self.respond(cx, transaction, &Answer::new(200, "OK", Counter::NotifyTaken));
-        cx.count(Counter::NotifyTaken);
+        let told = self.read_body(message, &sip)?;
         self.learn_dialog(key, message);
-        self.on_notify(cx, key, state, resources);
-        Ok(())
+        Ok((key, state, told))
     }
 
     /// The first NOTIFY says who the other end is and by which way it is reached (RFC 6665
@@ -581,6 +647,7 @@ impl Gateway {
             is_busy: false,
             poll: model.poll.clone(),
             expires: model.expires,
+            granted_s: model.granted_s,
             refresh: None,
             probing: None,
             forks_until: model.forks_until,
@@ -595,7 +662,7 @@ impl Gateway {
     }
 
     /// The body of a NOTIFY; `None`: it has none, or it is about somebody else.
-    fn read_body(&self, message: &sip::message::Message<'_>, contact: &Jid) -> Result<Option<Vec<Resource>>, Answer> {
+    fn read_body(&self, message: &sip::message::Message<'_>, contact: &Jid) -> Result<Option<Told>, Answer> {
         if message.body().is_empty() {
             return Ok(None);
         }
@@ -606,26 +673,36 @@ impl Gateway {
         if message.header("Content-Encoding").is_some_and(|coding| !coding.eq_ignore_ascii_case("identity")) {
             return Err(refuse(415, "Unsupported Content-Encoding").with("Accept-Encoding", "identity"));
         }
-        match document::from_pidf(content_type, message.body(), contact, language, &mut tree) {
-            Ok(mut resources) => {
-                resources.truncate(RESOURCES_MAX);
-                if self.presence.is_heavy() {
-                    resources.iter_mut().for_each(|resource| resource.statuses = Box::default());
+        let dialect = self.presence_dialect(contact.domain());
+        let told = match Format::of(content_type).filter(|format| format.is_read(dialect)) {
+            Some(format) => format::read(format, message.body(), contact, language, &mut tree),
+            None => Err(Fault::Type),
+        };
+        match told {
+            Ok(mut told) => {
+                if let Told::Clients(clients) = &mut told {
+                    clients.truncate(RESOURCES_MAX);
                 }
-                Ok(Some(resources))
+                if self.presence.is_heavy() {
+                    told.drop_texts();
+                }
+                Ok(Some(told))
             }
             Err(Fault::Foreign) => Ok(None),
-            Err(Fault::Type) => Err(refuse(415, "Unsupported Media Type").with("Accept", subscription::ACCEPT)),
+            Err(Fault::Type) => Err(refuse(415, "Unsupported Media Type").with("Accept", format::accept(dialect))),
             Err(Fault::Malformed) => Err(refuse(400, "The Presence Document Cannot Be Read")),
         }
     }
 
-    fn on_notify(&mut self, cx: &mut Cx<'_>, key: Key, state: SubscriptionState, resources: Option<Vec<Resource>>) {
+    fn on_notify(&mut self, cx: &mut Cx<'_>, key: Key, state: SubscriptionState, told: Option<Told>) {
         let Some(subscriber) = self.presence.subscribers.get_mut(key) else { return };
         let contact = subscriber.contact;
         if let Some(poll) = subscriber.poll.clone() {
-            return self.polled(cx, key, &poll, state, resources);
+            return self.polled(cx, key, &poll, state, told);
         }
+        let names = self.presence.names(contact);
+        let is_lync = names.is_some_and(|(sip, _)| self.presence_dialect(sip.domain()) == Dialect::Lync);
+        let Some(subscriber) = self.presence.subscribers.get_mut(key) else { return };
         let Some(entry) = self.presence.contacts.get_mut(contact) else { return };
         entry.watch.last_in = Some(cx.now);
         if subscriber.phase == Phase::Ending {
@@ -639,7 +716,13 @@ impl Gateway {
         entry.watch.is_new = false;
         match state.status {
             Status::Terminated(reason) => {
+                // Its last word is shown until another dialog has one.
+                let is_closed = told.is_some_and(|told| told.is_closed());
+                entry.watch.is_closed = is_closed;
                 self.presence.remove_subscriber(key);
+                if is_closed {
+                    self.show_nothing(cx, contact);
+                }
                 self.watch_terminated(cx, contact, reason, state.retry_after_s);
             }
             status @ (Status::Active | Status::Pending) => {
@@ -648,18 +731,22 @@ impl Gateway {
                 subscriber.phase = Phase::Live;
                 let is_active = status == Status::Active;
                 // What is not approved says nothing that is to be believed (REQ-EVT-25).
-                if let Some(mut resources) = resources.filter(|_| is_active) {
-                    resources.shrink_to_fit();
-                    subscriber.resources = resources;
+                if let Some(told) = told.filter(|_| is_active)
+                    && told.apply(&mut subscriber.resources)
+                {
+                    subscriber.resources.shrink_to_fit();
                     subscriber.is_informed = true;
+                    entry.watch.is_closed = false;
                 }
+                let granted = Some(subscriber.granted_s).filter(|seconds| *seconds > 0);
                 let left = u32::try_from(subscriber.expires.since(cx.now).as_secs()).unwrap_or(u32::MAX);
                 let seconds = match state.expires_s {
                     Some(seconds) => Some(seconds),
                     // The 200, which says how long, is still to come.
                     None if was_begun && subscriber.is_busy => Some(self.settings.presence.expires_s),
                     None if was_begun => Some(left),
-                    None => None,
+                    // What each NOTIFY does there (`com.microsoft.autoextend`).
+                    None => granted.filter(|_| is_lync),
                 };
                 match seconds {
                     Some(seconds) => self.set_life(cx, key, seconds),
@@ -708,14 +795,7 @@ impl Gateway {
     }
 
     /// The answer to a poll came.
-    fn polled(
-        &mut self,
-        cx: &mut Cx<'_>,
-        key: Key,
-        asker: &str,
-        state: SubscriptionState,
-        resources: Option<Vec<Resource>>,
-    ) {
+    fn polled(&mut self, cx: &mut Cx<'_>, key: Key, asker: &str, state: SubscriptionState, told: Option<Told>) {
         let Some(contact) = self.presence.subscribers.get(key).map(|subscriber| subscriber.contact) else { return };
         if let Status::Terminated(Some(Reason::Rejected | Reason::NoResource)) = state.status
             && let Some((sip, xmpp)) = self.presence.names(contact)
@@ -723,7 +803,11 @@ impl Gateway {
             self.presence.note_refused(sip.bare(), xmpp.bare());
             self.say_unsubscribed_to(cx, &sip, &xmpp);
         } else if state.status != Status::Pending {
-            for resource in resources.unwrap_or_default() {
+            let mut known = Vec::new();
+            if let Some(told) = told {
+                told.apply(&mut known);
+            }
+            for resource in known {
                 self.send_resource(cx, contact, asker, &resource);
             }
         }

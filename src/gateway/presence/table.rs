@@ -3,6 +3,7 @@
 //! for each in which a SIP user watches somebody of XMPP. All bounded; nothing is found
 //! by looking through a whole table.
 
+use super::format::Format;
 use super::state::Resource;
 use crate::base::slab::{Key, Slab};
 use crate::base::time::{Instant, Wall};
@@ -90,6 +91,8 @@ pub(super) struct Watch {
     pub(super) last_probe: Option<Instant>,
     /// When a subscription was last begun again at the notifier's word.
     pub(super) begun_again: Option<Instant>,
+    /// The last word of a dialog that ended was that nobody is there.
+    pub(super) is_closed: bool,
     /// It waits for its record to be safe.
     pub(super) waits: bool,
     /// Attempts in a row to tell the XMPP user that came to nothing.
@@ -162,6 +165,8 @@ pub(super) struct Subscriber {
     pub(super) poll: Option<Box<str>>,
     /// When it runs out.
     pub(super) expires: Instant,
+    /// How long it was granted for, in seconds; 0: that was not said yet.
+    pub(super) granted_s: u32,
     /// When to refresh; `None`: it is left to run out.
     pub(super) refresh: Option<Instant>,
     /// Until when the XMPP user's server may answer our probe.
@@ -196,6 +201,10 @@ pub(super) struct Notifier {
     pub(super) dialog: Dialog,
     /// The parameter `id` of Event, to be echoed.
     pub(super) event_id: Option<Box<str>>,
+    /// What the watcher is sent: what he took first.
+    pub(super) format: Format,
+    /// Each NOTIFY makes it last anew (`com.microsoft.autoextend`).
+    pub(super) is_extended: bool,
     pub(super) expires: Instant,
     /// How long it was granted for, in seconds.
     pub(super) granted_s: u32,
