@@ -120,6 +120,8 @@ const ATTRIBUTES: &[&str] = &[
 const CONFIG: &[&str] = &[
     "presence.expires",
     "presence.probe-before-refresh",
+    "partner.type",
+    "sip.dialect",
     "sip.transport",
     "sip.dialect",
     "im.mode",

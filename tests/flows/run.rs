@@ -78,6 +78,18 @@ fn world_of(config: &[&(String, String)], strangers: Vec<String>) -> Result<(Nam
             }
             "presence.expires" => settings.presence.expires_s = seconds()?,
             "presence.probe-before-refresh" => settings.presence.probe_before_refresh = value == "on",
+            "partner.type" => {
+                let kind = match &**value {
+                    "public-verified" => PartnerKind::PublicVerified,
+                    "public-unverified" => PartnerKind::PublicUnverified,
+                    _ => PartnerKind::Federated,
+                };
+                settings.partners.iter_mut().for_each(|partner| partner.kind = kind);
+            }
+            "sip.dialect" => {
+                let dialect = if value == "lync" { Dialect::Lync } else { Dialect::Standard };
+                settings.sip_domains.iter_mut().for_each(|domain| domain.dialect = dialect);
+            }
             "im.error-wait" => settings.message.error_wait_s = seconds()?,
             "im.late-errors" => settings.message.late_errors_notify = value == "notify",
             "im.mode" => {

@@ -10,8 +10,10 @@ use latimer::base::journal;
 use latimer::base::net::Transport;
 use latimer::base::outbox::Outbox;
 use latimer::base::rng::Rng;
+use latimer::base::time::Wall;
 use latimer::base::xml::{Bindings, Limits, Node, Tree};
 use latimer::dns::message::{self as dns, Kind, Question, Records, Reply};
+use latimer::gateway::presence::format::{self, Format};
 use latimer::gateway::presence::{document, state::Resource};
 use latimer::gateway::{address, content};
 use latimer::settings::NextHopTransport;
@@ -45,6 +47,8 @@ pub const TARGETS: &[Target] = &[
     ("first-message", first_message),
     ("typing", typing),
     ("pidf", presence_document),
+    ("msrtc", microsoft_presence),
+    ("xpidf", old_presence),
     ("gateway", gateway),
 ];
 
@@ -84,7 +88,7 @@ fn parse_datagram(octets: &mut [u8]) -> Option<Said> {
         }
         Err(malformed) => {
             // What is left of it is read to answer it.
-            let _ = (malformed.is_response(), malformed.is_ack(), malformed.fields().count());
+            let _ = (malformed.is_response(), malformed.is_unanswered(), malformed.fields().count());
             None
         }
     }
@@ -562,18 +566,61 @@ fn presence_document(data: &[u8]) {
         let written = emitted(|w| document::to_pidf(w, &contact, resources.iter()));
         peers::parse_element(&written, peers::SERVER).unwrap_or_else(|problem| panic!("{written}: {problem}"));
         let again = read(written.as_bytes(), &mut tree).unwrap_or_else(|fault| panic!("{written}: {fault:?}"));
-        // SIP is not told how long somebody was idle, and a large document loses notes.
+        // SIP is not told how long somebody was idle nor what he is called, and a large
+        // document loses notes.
         let is_short = written.len() < latimer::limits::PIDF_OCTETS_MAX / 2;
-        let kept = |resource: &Resource| Resource {
-            idle_since: None,
-            statuses: if is_short { resource.statuses.clone() } else { Box::default() },
-            ..resource.clone()
+        let kept = |resource: &Resource| {
+            let statuses = if is_short { resource.statuses.clone() } else { Box::default() };
+            let mut kept = Resource { statuses, ..resource.clone() };
+            kept.change_more(|more| (more.idle_since, more.nick) = (None, None));
+            kept
         };
         let (before, after): (Vec<_>, Vec<_>) =
             (resources.iter().map(kept).collect(), again.iter().map(kept).collect());
         assert_eq!(before, after, "{written}");
         for resource in &resources {
             stanza_says(resource, &mut tree);
+        }
+    }
+}
+
+/// Documents of categories and of 2005.
+fn microsoft_presence(data: &[u8]) {
+    presence_of(data, &[Format::Categories, Format::Presentity]);
+}
+
+/// Documents of before PIDF.
+fn old_presence(data: &[u8]) {
+    presence_of(data, &[Format::Xpidf]);
+}
+
+/// What is read is a stanza, and what is written of it to a watcher is read as the same
+/// by whoever reads documents of any kind.
+fn presence_of(data: &[u8], formats: &[Format]) {
+    let data = &data[..data.len().min(OCTETS_MAX)];
+    let contact = Jid::parse("marta@voip.example").expect("an address");
+    let mut tree = Tree::new();
+    for format in formats {
+        let Ok(told) = format::read(*format, data, &contact, None, &mut tree) else { continue };
+        let mut known = Vec::new();
+        if !told.clone().apply(&mut known) {
+            assert!(known.is_empty());
+            continue;
+        }
+        let again = &mut known.clone();
+        assert!(told.apply(again) && *again == known, "told twice it says the same");
+        for resource in &known {
+            let written =
+                emitted(|w| document::to_stanza(w, "marta@voip.example", "lena@chat.example", resource, true, |_| {}));
+            peers::parse_element(&written, peers::SERVER).unwrap_or_else(|problem| panic!("{written}: {problem}"));
+        }
+        for other in [Format::Pidf, Format::Categories, Format::Presentity, Format::Xpidf] {
+            let written = emitted(|w| format::write_for_lync(w, other, &contact, &known, Wall(0)));
+            let mut again = Vec::new();
+            let told = format::read(other, written.as_bytes(), &contact, None, &mut tree);
+            assert!(told.is_ok_and(|told| told.apply(&mut again)), "{written}");
+            let is_there = |all: &[Resource]| all.iter().any(|resource| resource.is_available);
+            assert_eq!(is_there(&known), is_there(&again), "{written}");
         }
     }
 }
