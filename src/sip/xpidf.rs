@@ -105,7 +105,7 @@ pub fn emit(w: &mut Writer<'_>, address: &str, availability: Availability, displ
         Tag::begin(w, "atom").attribute("id", "1").content(|w| {
             Tag::begin(w, "address").attribute("uri", &uri).attribute("priority", "0.8").content(|w| {
                 Tag::begin(w, "status").attribute("status", status).empty();
-                if let Some(substatus) = substatus.or((status == "inuse").then_some("busy")) {
+                if let Some(substatus) = substatus.or_else(|| (status == "inuse").then_some("busy")) {
                     Tag::begin(w, "msnsubstatus").attribute("substatus", substatus).empty();
                 }
             });

@@ -354,7 +354,7 @@ pub fn write_for_lync(w: &mut Writer<'_>, format: Format, contact: &Jid, resourc
                 draft_activity: activity,
                 contact: None,
             };
-            tuple.emit(w, note.iter().map(|note| (note.lang.as_deref().or(resource.lang()), &*note.text)));
+            tuple.emit(w, note.iter().map(|note| (note.lang.as_deref().or_else(|| resource.lang()), &*note.text)));
             if let Some(name) = display_name {
                 pidf::emit_display_name(w, name);
             }
@@ -410,7 +410,7 @@ mod tests {
             return "unknown".into();
         }
         let resource = known.first().expect("a resource");
-        let status = resource.statuses.first().map_or(resource.activity(), |status| Some(&*status.text));
+        let status = resource.statuses.first().map_or_else(|| resource.activity(), |status| Some(&*status.text));
         format!(
             "{} {} {:?} {:?}",
             resource.is_available,
