@@ -7,6 +7,7 @@
 //!   octets in the same run;
 //! - sizes of the main tables;
 //! - sessions: a message in an open one beside a single MESSAGE, and what open ones hold;
+//! - one Edge of Lync: heap octets of 40,000 presence dialogs;
 //! - presence: heap octets a subscription with 50,000 held, ten thousand SUBSCRIBEs taken
 //!   in as fast as it goes, and a change of presence with 100, 10,000 and 50,000 held.
 //!
@@ -46,6 +47,7 @@ const PARTS: &[Part] = &[
     ("sizes", sizes),
     ("sessions", session::sessions),
     ("presence", presence_all),
+    ("edge", presence::edge),
     ("wire", wire),
 ];
 

@@ -239,5 +239,7 @@ tests! {
     first_message_holds = "first-message",
     typing_holds = "typing",
     pidf_holds = "pidf",
+    msrtc_holds = "msrtc",
+    xpidf_holds = "xpidf",
     gateway_holds = "gateway",
 }

@@ -54,7 +54,13 @@ fn value<'a>(message: &'a str, name: &str) -> &'a str {
 
 impl Presence {
     pub fn new(sip: Sip) -> Self {
-        let memory = Memory::over(sip, 1, "set presence expires 86400\nset presence min-interval 1\n");
+        Self::with(sip, "")
+    }
+
+    /// The same with settings of its own.
+    fn with(sip: Sip, more: &str) -> Self {
+        let lines = format!("set presence expires 86400\nset presence min-interval 1\n{more}");
+        let memory = Memory::over(sip, 1, &lines);
         Self { memory, number: 0, watched: Vec::new(), came: 0, watchers: 0, notified: 0 }
     }
 
@@ -233,6 +239,126 @@ impl Presence {
             assert!(self.watch(), "watcher {} of XMPP was not told all", self.watched.len());
             self.pass_time(2);
         }
+    }
+}
+
+/// Dialogs of one Edge of Lync, half in each direction.
+const LYNC_DIALOGS: usize = 40_000;
+/// The users behind it.
+const LYNC_USERS: usize = 1000;
+
+/// How the dialogs of an Edge differ.
+#[derive(Clone, Copy)]
+struct Edge {
+    /// So many dialogs in a row have one route set.
+    alike: usize,
+    /// Both directions are between the same users.
+    is_mutual: bool,
+}
+
+impl Edge {
+    /// Two hops of about 500 octets. What changes from set to set is the signature and the
+    /// tag; the key is that of the connection.
+    fn route_set(self, number: usize) -> [String; 2] {
+        let (set, key) = (number / self.alike, "Xb7-dR_q".repeat(45));
+        ["edge.sip.example", "pool.sip.example"].map(|host| {
+            format!(
+                "<sip:{host}:5061;transport=tls;lr;ms-key-info=AAEAAW{key};ms-route-sig={set:0>42}AA>;tag={set:032X}"
+            )
+        })
+    }
+
+    /// The SIP user and the XMPP user of a dialog.
+    fn users(self, number: usize, is_watched: bool) -> (String, String) {
+        let way = if is_watched && !self.is_mutual { "paul" } else { "marta" };
+        (format!("{way}.weber.{:04}", number % LYNC_USERS), format!("{way}.sommer.{number:06}"))
+    }
+}
+
+/// Dialogs as an Edge has them.
+impl Presence {
+    /// A user of Lync subscribes, as in [`Self::be_watched`].
+    fn be_watched_by_lync(&mut self, edge: Edge, number: usize) {
+        let (sip, xmpp) = edge.users(number, false);
+        let record_route: String = edge.route_set(number).map(|route| format!("Record-Route: {route}\r\n")).concat();
+        let subscribe = format!(
+            "SUBSCRIBE sip:{xmpp}@p0.example SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.2:50120;branch=z9hG4bKs{number:08};\
+             branched=FALSE\r\nVia: SIP/2.0/TLS 192.0.2.7:5061;branch=z9hG4bKp{number:08}\r\n{record_route}\
+             Max-Forwards: 67\r\nFrom: \"Marta Weber\"<sip:{sip}@sip.example>;tag=f{number:09};epid=75a92f45aa\r\n\
+             To: <sip:{xmpp}@p0.example>\r\nCall-ID: {number:032x}\r\nCSeq: 1 SUBSCRIBE\r\n\
+             Contact: <sip:{sip}@sip.example;opaque=user:epid:N4OQykhuMBrKaTofmj{number:06};gruu>\r\n\
+             Event: presence\r\nAccept: application/msrtc-event-categories+xml, text/xml+msrtc.pidf, \
+             application/pidf+xml\r\nSupported: com.microsoft.autoextend\r\nSupported: ms-piggyback-first-notify\r\n\
+             Expires: 36000\r\nContent-Length: 0\r\n\r\n"
+        );
+        let before = self.notified;
+        let answers = self.sip_sends(subscribe.as_bytes());
+        assert!(answers.first().is_some_and(|answer| answer.starts_with("SIP/2.0 200")), "{answers:?}");
+        self.xmpp_sends(&format!("<presence from='{xmpp}@p0.example' to='{sip}@sip.example' type='subscribed'/>"));
+        self.number += 1;
+        let note = note(self.number);
+        self.xmpp_sends(&format!(
+            "<presence from='{xmpp}@p0.example/balcony' to='{sip}@sip.example'><show>away</show>\
+             <status>{note}</status><priority>5</priority></presence>"
+        ));
+        // The state comes in the second after that of the approval.
+        self.pass_time(1001);
+        assert_eq!(self.notified - before, 3, "watcher {number} was not told all");
+    }
+
+    /// An XMPP user subscribes to a user of Lync, whose state rides in the answer.
+    fn watch_lync(&mut self, edge: Edge, number: usize) {
+        let (sip, xmpp) = edge.users(number, true);
+        let before = self.memory.presences_sent;
+        let sent = self.xmpp_sends(&format!(
+            "<presence from='{xmpp}@p0.example' to='{sip}@sip.example' type='subscribe' id='s{number}'/>"
+        ));
+        let subscribe = sent.into_iter().find(|message| message.starts_with("SUBSCRIBE")).expect("a SUBSCRIBE");
+        let record_route: String = edge.route_set(number).map(|route| format!("Record-Route: {route}\r\n")).concat();
+        self.number += 1;
+        let body = format!(
+            "<presentity uri=\"{sip}@sip.example\" xmlns=\"http://schemas.microsoft.com/2002/09/sip/presence\">\
+             <availability aggregate=\"300\"/><activity aggregate=\"600\"/>\
+             <displayName displayName=\"Marta Weber\"/><userInfo><note>{}</note></userInfo></presentity>",
+            note(self.number)
+        );
+        let more = format!(
+            "Contact: <sip:fe01.corp.sip.example:5061;transport=tls>\r\n{record_route}Expires: 29087\r\n\
+             Event: presence\r\nsubscription-state: active;expires=29087\r\nms-piggyback-cseq: 1\r\n\
+             Content-Type: text/xml+msrtc.pidf\r\n"
+        );
+        let answer = String::from_utf8(answer_to(subscribe.as_bytes(), &more)).expect("SIP of ASCII");
+        let tagged = format!("{};tag={number:032X}", value(&subscribe, "To"));
+        let answer = answer.replacen(value(&subscribe, "To"), &tagged, 1);
+        let answer = answer.replacen("Content-Length: 0\r\n", &format!("Content-Length: {}\r\n", body.len()), 1);
+        self.sip_sends(format!("{answer}{body}").as_bytes());
+        self.pass_time(1);
+        // In a mutual pair the pause after what it was told before has to go by.
+        self.pass_time(1001);
+        assert!(self.memory.presences_sent - before >= 2, "watcher {number} of XMPP was not told all");
+    }
+}
+
+/// What the dialogs of one Edge hold on the heap.
+pub fn edge() {
+    println!("\n{:<52}{:>10}{:>10}{:>10}", "one Edge of Lync, route sets of 1 KB", "dialogs", "octets", "MiB");
+    for (name, alike, is_mutual) in [
+        ("all by one way, pairs of their own", usize::MAX, false),
+        ("a hundred each by one way, pairs of their own", 100, false),
+        ("a hundred each by one way, pairs of both directions", 100, true),
+        ("each by its own way, pairs of their own", 1, false),
+    ] {
+        let edge = Edge { alike, is_mutual };
+        let mut presence = Presence::with(Sip::Tcp, "set sip domain sip.example dialect lync\n");
+        presence.take_cost();
+        for number in 0..LYNC_DIALOGS / 2 {
+            presence.be_watched_by_lync(edge, number);
+            presence.watch_lync(edge, number);
+        }
+        // Whatever is kept of the work itself is given up.
+        presence.pass_time(60_000);
+        let held = presence.take_cost().held as f64;
+        println!("{name:<52}{LYNC_DIALOGS:>10}{:>10.0}{:>10.1}", held / LYNC_DIALOGS as f64, held / (1024.0 * 1024.0));
     }
 }
 
