@@ -165,6 +165,9 @@ pub const LOOP_ENTRIES_MAX: usize = 1024;
 /// Pairs of users that the loop guard remembers.
 pub const LOOP_PAIRS_MAX: usize = 1024;
 
+/// Users whose licences are counted, of all providers together: 24 octets each.
+pub const LICENCES_MAX: usize = 20_000;
+
 /// DNS questions under way at one time.
 pub const DNS_QUERIES_MAX: usize = 64;
 /// Answers kept, positive and negative.

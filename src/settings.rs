@@ -2,8 +2,11 @@
 //! cannot be wrong. `appliance::config` makes it from `set` lines and keeps it on
 //! flash; domains are lower case, in U-labels, without a trailing dot.
 
+pub mod provider;
+
 use crate::base::net::{Network, Transport};
 use core::net::SocketAddr;
+use provider::Provider;
 use serde::{Deserialize, Serialize};
 
 /// All that the gateway needs to know.
@@ -23,6 +26,9 @@ pub struct Settings {
     pub partners: Vec<Partner>,
     /// `partner discovery open`: may domains that are no partner talk?
     pub discovery_open: bool,
+    /// `partner discovery-verification`: whose word it needs for users of SIP domains that
+    /// were merely discovered.
+    pub discovery_verification: Verification,
     /// `xmpp component NAME ...`.
     pub components: Vec<Component>,
     /// `xmpp ...`.
@@ -35,6 +41,59 @@ pub struct Settings {
     pub rooms: Vec<Room>,
     /// `msrp ...`.
     pub msrp: Msrp,
+    /// `blocked DOMAIN`: they may not talk on either side, discovery or not.
+    pub blocked: Vec<String>,
+    /// `policy NAME ...`. With none at all everybody may talk to every partner.
+    pub policies: Vec<Policy>,
+    /// `user ADDRESS policy NAME`.
+    pub users: Vec<UserPolicy>,
+    /// `provider NAME ...`, those that are not enabled too.
+    pub providers: Vec<Provider>,
+}
+
+impl Settings {
+    /// Does what follows from the settings as a whole: providers get what their profiles
+    /// say, and the domains that are at a provider's proxy become SIP domains. Once, when
+    /// all that is set is in.
+    pub fn complete(&mut self) {
+        self.providers.iter_mut().for_each(Provider::complete);
+        let mut found: Vec<SipDomain> = Vec::new();
+        for provider in self.providers.iter().filter(|provider| provider.enabled) {
+            let Some((host, port)) = &provider.proxy else { continue };
+            for domain in &provider.domains {
+                let is_known = |sip: &SipDomain| sip.domain == *domain;
+                if self.partner_of(domain).is_some()
+                    || self.sip_domains.iter().any(is_known)
+                    || found.iter().any(is_known)
+                {
+                    continue;
+                }
+                found.push(SipDomain {
+                    next_hop: Some(NextHop { transport: NextHopTransport::Tls, host: host.clone(), port: *port }),
+                    // The next hop alone may send for it: no certificate of the domain
+                    // itself does, which anybody at a public provider might come to have.
+                    peers: vec![Peer::Host(host.clone())],
+                    dialect: Dialect::Lync,
+                    verification: provider.verification,
+                    ..SipDomain::new(domain)
+                });
+            }
+        }
+        self.sip_domains.append(&mut found);
+    }
+
+    /// The partner an XMPP domain belongs to.
+    pub fn partner_of(&self, domain: &str) -> Option<&Partner> {
+        let is_its = |p: &&Partner| p.domain == domain || p.additional_domains.iter().any(|more| more == domain);
+        self.partners.iter().find(is_its)
+    }
+
+    /// The enabled provider that serves a domain of its own, or by which an XMPP domain
+    /// is reached.
+    pub fn provider_of(&self, domain: &str) -> Option<&Provider> {
+        let is_its = |p: &&Provider| p.enabled && (p.has_domain(domain) || p.has_partner(domain));
+        self.providers.iter().find(is_its)
+    }
 }
 
 /// How addresses appear in logs.
@@ -89,6 +148,102 @@ pub struct SipDomain {
     pub dialect: Dialect,
     /// MESSAGE or INVITE first; `None`: as the dialect has it.
     pub im_mode: Option<ImMode>,
+    /// `policy`: what its users may do where they have none of their own.
+    pub policy: Option<String>,
+    /// `verification`: whose word it needs that a sender is who he says.
+    pub verification: Verification,
+    /// `srv-target strict`: a server that the DNS names for it has to be below it.
+    pub srv_target_strict: bool,
+    /// `rate`: requests a second that we send there; `None`: as they come.
+    pub rate: Option<u32>,
+    /// `session-idle`: seconds without a message after which a session is ended.
+    pub session_idle_s: u32,
+    /// `html`: is text/html sent beside text/plain?
+    pub html: bool,
+}
+
+/// Seconds without a message after which a session is ended.
+pub const SESSION_IDLE_S: u32 = 600;
+/// Requests a second that we send to a domain that was merely discovered, and that we take
+/// from it: what an Edge grants a partner it discovered.
+pub const DISCOVERED_RATE: u32 = 20;
+
+/// What holds for a SIP domain that nobody configured, while discovery is open. Its name
+/// is empty: it stands for all of them.
+pub static DISCOVERED: SipDomain = {
+    let mut discovered = SipDomain::named(String::new());
+    discovered.dialect = Dialect::Lync;
+    discovered.rate = Some(DISCOVERED_RATE);
+    discovered
+};
+
+impl SipDomain {
+    /// A SIP domain with every setting at its default.
+    pub fn new(domain: &str) -> Self {
+        Self::named(domain.into())
+    }
+
+    const fn named(domain: String) -> Self {
+        Self {
+            domain,
+            next_hop: None,
+            peers: Vec::new(),
+            dialect: Dialect::Standard,
+            im_mode: None,
+            policy: None,
+            verification: Verification::Always,
+            srv_target_strict: true,
+            rate: None,
+            session_idle_s: SESSION_IDLE_S,
+            html: false,
+        }
+    }
+}
+
+/// Whose word it needs that a sender is who he says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verification {
+    /// Nobody's: all are verified.
+    #[default]
+    Always,
+    /// No word counts: all are unverified, and reach only those who have them as contacts.
+    Never,
+    /// That of the domain itself, in a header field of each request.
+    Source,
+}
+
+/// The policy of all who have no other.
+pub const DEFAULT_POLICY: &str = "default";
+
+/// `policy NAME ...`: what a user may do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Its name; `default` holds for all who have no other.
+    pub name: String,
+    /// `xmpp`: may he talk to XMPP partners? He needs `federation` too.
+    pub xmpp: bool,
+    /// `public-cloud`: to users of public providers?
+    pub public_cloud: bool,
+    /// `public-cloud-audio-video`: and call them?
+    pub public_cloud_audio_video: bool,
+    /// `federation`: may he talk to anybody outside but those of public providers?
+    pub federation: bool,
+}
+
+impl Policy {
+    /// A policy with every setting at its default.
+    pub fn new(name: &str) -> Self {
+        Self { name: name.into(), xmpp: false, public_cloud: false, public_cloud_audio_video: false, federation: true }
+    }
+}
+
+/// `user ADDRESS policy NAME`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserPolicy {
+    /// The user's bare JID.
+    pub address: String,
+    /// The policy he has.
+    pub policy: String,
 }
 
 /// A fixed place to send requests to.
@@ -296,11 +451,13 @@ pub struct Message {
     pub error_wait_s: u32,
     /// `late-errors notify`: tell the sender; else only log.
     pub late_errors_notify: bool,
+    /// `archiving-notice`: what a session begins with on the other side.
+    pub archiving_notice: Option<String>,
 }
 
 impl Default for Message {
     fn default() -> Self {
-        Self { error_wait_s: 0, late_errors_notify: true }
+        Self { error_wait_s: 0, late_errors_notify: true, archiving_notice: None }
     }
 }
 

@@ -14,9 +14,7 @@ use latimer::base::rng::Rng;
 use latimer::base::time::{Instant, Wall};
 use latimer::gateway::Gateway;
 use latimer::gateway::input::Input;
-use latimer::settings::{
-    Dialect, Listener, ListenerKind, NextHop, NextHopTransport, Partner, PartnerKind, Settings, SipDomain,
-};
+use latimer::settings::{Listener, ListenerKind, NextHop, NextHopTransport, Partner, PartnerKind, Settings, SipDomain};
 use std::io::Write as _;
 
 /// Messages before counting, so that every table and buffer has its usual size.
@@ -73,11 +71,9 @@ impl Bench {
                 },
             ],
             sip_domains: vec![SipDomain {
-                domain: "voip.example".into(),
                 next_hop: Some(NextHop { transport: NextHopTransport::Tcp, host: "192.0.2.21".into(), port: None }),
                 peers: vec![latimer::settings::Peer::Host("proxy.voip.example".into())],
-                dialect: Dialect::Standard,
-                im_mode: None,
+                ..SipDomain::new("voip.example")
             }],
             partners: vec![Partner {
                 kind: PartnerKind::Federated,

@@ -10,7 +10,7 @@ use latimer::base::rng::Rng;
 use latimer::base::slab::{Key, Slab};
 use latimer::base::time::{Instant, Wall};
 use latimer::limits::{SIP_CLIENT_TRANSACTIONS_MAX, SIP_LINKS_MAX};
-use latimer::settings::{Dialect, Listener, ListenerKind, NextHop, NextHopTransport, Settings, SipDomain};
+use latimer::settings::{Listener, ListenerKind, NextHop, NextHopTransport, Settings, SipDomain};
 use latimer::sip::endpoint::{Destination, Endpoint, Event, Request, Response};
 use latimer::sip::framer::{CRLF_OCTETS, Frame, Framer, datagram};
 use latimer::sip::header::{MediaType, NameAddr, Via, split_list, unquote};
@@ -249,11 +249,8 @@ fn settings() -> Settings {
             listener(ListenerKind::SipTcp, "192.0.2.1:5060"),
         ],
         sip_domains: vec![SipDomain {
-            domain: "tel.nord.example".into(),
             next_hop: Some(NextHop { transport: NextHopTransport::Udp, host: "192.0.2.21".into(), port: None }),
-            peers: Vec::new(),
-            dialect: Dialect::Standard,
-            im_mode: None,
+            ..SipDomain::new("tel.nord.example")
         }],
         ..Settings::default()
     }

@@ -5,8 +5,10 @@ use super::config::{Config, Error, Lines, Warning};
 use super::grammar::Fault;
 use super::table;
 use crate::base::net::Transport;
+use crate::base::time::Wall;
 use crate::limits;
-use crate::settings::{ListenerKind, NextHopTransport, Peer, Requirement};
+use crate::settings::provider::{Life, Provider};
+use crate::settings::{DEFAULT_POLICY, ListenerKind, NextHopTransport, Peer, Requirement};
 use core::net::SocketAddr;
 use std::collections::BTreeMap;
 
@@ -18,6 +20,7 @@ pub(super) fn errors(config: &Config, lines: &Lines) -> Vec<Error> {
         refused.at("system host-name", what, "the FQDN of the gateway", "set system host-name gw.example");
     }
     domains(config, &mut refused);
+    policies(config, &mut refused);
     listeners(config, &mut refused);
     certificates(config, &mut refused);
     components(config, &mut refused);
@@ -55,9 +58,24 @@ fn domains(config: &Config, refused: &mut Refused<'_>) {
         refused.push(
             refused.lines.line_of_value(&other.0, &other.1),
             format!("domain {domain} stands at '{}' and at '{}'", one.0, other.0),
-            "each domain once: on SIP, or with one partner",
+            "each domain once: on SIP, with one partner, or blocked",
             "delete partner xmpp.example",
         );
+    }
+}
+
+fn policies(config: &Config, refused: &mut Refused<'_>) {
+    let settings = &config.settings;
+    let of_users = settings.users.iter().map(|user| (format!("user {} policy", user.address), &user.policy));
+    let of_domains = (settings.sip_domains.iter())
+        .filter_map(|sip| Some((format!("sip domain {} policy", sip.domain), sip.policy.as_ref()?)));
+    for (path, name) in of_users.chain(of_domains) {
+        if name != DEFAULT_POLICY && !settings.policies.iter().any(|policy| policy.name == *name) {
+            let known: Vec<&str> = settings.policies.iter().map(|policy| policy.name.as_str()).collect();
+            let allowed = format!("{DEFAULT_POLICY}, or a policy that is set: {}", known.join(", "));
+            let example = format!("set policy {name} xmpp true");
+            refused.at(&path, format!("{path}: there is no policy {name}"), &allowed, &example);
+        }
     }
 }
 
@@ -148,6 +166,9 @@ fn claimed_twice(config: &Config) -> Vec<(&str, Place, Place)> {
     for partner in &config.settings.partners {
         claim(&partner.domain, (format!("partner {}", partner.domain), String::new()));
     }
+    for domain in &config.settings.blocked {
+        claim(domain, (format!("blocked {domain}"), String::new()));
+    }
     for partner in &config.settings.partners {
         for domain in &partner.additional_domains {
             claim(domain, (format!("partner {} additional-domain", partner.domain), domain.clone()));
@@ -185,8 +206,8 @@ pub(super) fn warnings(config: &Config, lines: &Lines) -> Vec<Warning> {
     for (line, how) in lines.overridden() {
         warn(*line, format!("this line {how}"));
     }
-    for (row, path, value, line) in lines.each() {
-        if !table::has_effect(row, value) {
+    for (row, path, line) in lines.each() {
+        if !table::has_effect(row) {
             warn(line, format!("{path} has no effect in this version"));
         }
     }
@@ -194,6 +215,8 @@ pub(super) fn warnings(config: &Config, lines: &Lines) -> Vec<Warning> {
         warn(lines.line_of("system host-name"), "host-name is not fully qualified: others cannot find it".into());
     }
     sip_warnings(config, lines, &mut warn);
+    policy_warnings(config, lines, &mut warn);
+    provider_warnings(config, lines, &mut warn);
     xmpp_warnings(config, lines, &mut warn);
     if !config.tls.public_roots && config.tls.trust.is_empty() {
         warn(lines.line_of("tls public-roots"), "no CA is believed: every certificate will be refused".into());
@@ -243,6 +266,70 @@ fn sip_warnings(config: &Config, lines: &Lines, warn: &mut dyn FnMut(usize, Stri
     }
 }
 
+fn policy_warnings(config: &Config, lines: &Lines, warn: &mut dyn FnMut(usize, String)) {
+    let policies = &config.settings.policies;
+    if !policies.is_empty() && !policies.iter().any(|policy| policy.name == DEFAULT_POLICY) {
+        let text = "policy default is not set: users who have no other policy may talk to nobody".into();
+        warn(lines.line_of("policy"), text);
+    }
+    for policy in policies {
+        let path = format!("policy {}", policy.name);
+        if policy.xmpp && !policy.federation {
+            let line = lines.line_of(&format!("{path} federation"));
+            warn(line, format!("{path}: federation false takes xmpp true back"));
+        }
+        if policy.public_cloud_audio_video && !policy.public_cloud {
+            let line = lines.line_of(&format!("{path} public-cloud-audio-video"));
+            warn(line, format!("{path}: public-cloud-audio-video needs public-cloud true"));
+        }
+    }
+}
+
+fn provider_warnings(config: &Config, lines: &Lines, warn: &mut dyn FnMut(usize, String)) {
+    let settings = &config.settings;
+    let enabled: Vec<&Provider> = settings.providers.iter().filter(|provider| provider.enabled).collect();
+    for (at, provider) in enabled.iter().enumerate() {
+        let path = format!("provider {}", provider.name);
+        let line = lines.line_of(&path);
+        if provider.proxy.is_none() && provider.partners.is_empty() && provider.routing_domain.is_none() {
+            warn(line, format!("{path}: without proxy, partner and routing-domain nobody reaches anybody by it"));
+        }
+        if provider.proxy.is_none() && (provider.audio || provider.video) {
+            warn(line, format!("{path}: calls need its proxy"));
+        }
+        for domain in &provider.partners {
+            if settings.partner_of(domain).is_none() && !settings.discovery_open {
+                let line = lines.line_of_value(&format!("{path} partner"), domain);
+                warn(line, format!("{path} partner: {domain} is no XMPP partner and discovery is closed"));
+            }
+        }
+        let is_shared = |other: &&&Provider| {
+            let domains = other.domains.iter().any(|domain| provider.has_domain(domain));
+            domains || (other.routing_domain.is_some() && other.routing_domain == provider.routing_domain)
+        };
+        if let Some(other) = enabled[..at].iter().find(is_shared) {
+            warn(line, format!("{path}: provider {} is enabled too and has the same domains: it counts", other.name));
+        }
+    }
+}
+
+/// What may not be meant because of the day it is: providers at their end.
+pub(super) fn dated_warnings(config: &Config, now: Wall) -> Vec<String> {
+    let enabled = config.settings.providers.iter().filter(|provider| provider.enabled);
+    let told = enabled.filter_map(|provider| {
+        let (name, end) = (&provider.name, provider.end_of_life?);
+        match provider.life(now) {
+            Life::Good => None,
+            Life::Ending(days) => Some(format!("warning: provider {name}: it ends on {end}, in {days} days")),
+            Life::Ended => Some(format!(
+                "warning: provider {name}: it ended on {end}: everything for it is refused; if somebody runs it on, \
+                 set provider {name} end-of-life to another day"
+            )),
+        }
+    });
+    told.collect()
+}
+
 fn xmpp_warnings(config: &Config, lines: &Lines, warn: &mut dyn FnMut(usize, String)) {
     let settings = &config.settings;
     let is_xmpp = |kind| listen_path(kind) == "xmpp listen";
@@ -253,7 +340,10 @@ fn xmpp_warnings(config: &Config, lines: &Lines, warn: &mut dyn FnMut(usize, Str
         warn(lines.line_of("xmpp listen"), "no XMPP listener is set: no partner can reach us".into());
     }
     if settings.discovery_open {
-        warn(lines.line_of("partner discovery"), "discovery is open: any XMPP domain may talk".into());
+        warn(
+            lines.line_of("partner discovery"),
+            "discovery is open: any XMPP domain and any SIP domain may talk".into(),
+        );
     }
     for partner in &settings.partners {
         let path = format!("partner {}", partner.domain);

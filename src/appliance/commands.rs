@@ -1,8 +1,10 @@
 //! The bodies of `latimer config load`, `show` and `check`: text and octets in, text
 //! and octets out. Reading and writing files is left to `io`.
 
+use super::check;
 use super::config::{self, Config, Error, Secrets, Warning};
 use super::slots::{self, SlotError};
+use crate::base::time::Wall;
 use core::fmt::{Display, Write};
 
 /// What `config load` does when the text is good.
@@ -36,6 +38,11 @@ pub fn show(file: &[u8], secrets: Secrets) -> Result<String, SlotError> {
 /// `config check`: the warnings of a good text, or its errors.
 pub fn check(text: &[u8]) -> Result<String, String> {
     Ok(lines(&parse(text)?.1))
+}
+
+/// What of a good text may not be meant on that day, a line each, for standard error.
+pub fn dated(text: &[u8], now: Wall) -> String {
+    parse(text).map(|(config, _)| lines(&check::dated_warnings(&config, now))).unwrap_or_default()
 }
 
 fn parse(text: &[u8]) -> Result<(Config, Vec<Warning>), String> {

@@ -13,7 +13,8 @@ use super::value::{self, Kind, SECRET_MASK, Syslog};
 use crate::base::outbox::Level;
 use crate::base::text::{Escaped, cut};
 use crate::limits;
-use crate::settings::{Component, Listener, ListenerKind, Partner, Room, Settings, SipDomain};
+use crate::settings::provider::Provider;
+use crate::settings::{Component, Listener, ListenerKind, Partner, Policy, Room, Settings, SipDomain, UserPolicy};
 use core::fmt;
 use core::net::{Ipv4Addr, SocketAddr};
 use std::collections::BTreeMap;
@@ -190,17 +191,7 @@ impl Config {
     // What the setters of the table find or make.
 
     pub(super) fn sip_domain(&mut self, domain: &str) -> &mut SipDomain {
-        entry(
-            &mut self.settings.sip_domains,
-            |d| d.domain == domain,
-            || SipDomain {
-                domain: domain.into(),
-                next_hop: None,
-                peers: Vec::new(),
-                dialect: Default::default(),
-                im_mode: None,
-            },
-        )
+        entry(&mut self.settings.sip_domains, |d| d.domain == domain, || SipDomain::new(domain))
     }
 
     pub(super) fn partner(&mut self, domain: &str) -> &mut Partner {
@@ -219,6 +210,18 @@ impl Config {
                 domain: String::new(),
             },
         )
+    }
+
+    pub(super) fn policy(&mut self, name: &str) -> &mut Policy {
+        entry(&mut self.settings.policies, |p| p.name == name, || Policy::new(name))
+    }
+
+    pub(super) fn provider(&mut self, name: &str) -> &mut Provider {
+        entry(&mut self.settings.providers, |p| p.name == name, || Provider::new(name))
+    }
+
+    pub(super) fn user(&mut self, address: &str, policy: String) {
+        self.settings.users.push(UserPolicy { address: address.into(), policy });
     }
 
     pub(super) fn room(&mut self, domain: &str) -> &mut Room {
@@ -357,6 +360,7 @@ impl Lines {
                 }]);
             }
         }
+        config.settings.complete();
         let mut errors = check::errors(&config, &self);
         let warnings = check::warnings(&config, &self);
         let last = self.last.max(1);
@@ -390,9 +394,9 @@ impl Lines {
         found.map_or_else(|| self.line_of(path), |(_, line)| *line)
     }
 
-    /// Of each statement: the path of its row, its own path, its value, its line.
-    pub(super) fn each(&self) -> impl Iterator<Item = (&'static str, &str, &str, usize)> {
-        self.statements.values().map(|(s, line)| (ROWS[s.row].path, s.path.as_str(), s.value.as_str(), *line))
+    /// Of each statement: the path of its row, its own path, its line.
+    pub(super) fn each(&self) -> impl Iterator<Item = (&'static str, &str, usize)> {
+        self.statements.values().map(|(s, line)| (ROWS[s.row].path, s.path.as_str(), *line))
     }
 
     /// Lines that another one below made void, and how.
@@ -496,10 +500,6 @@ fn walk(words: &[String]) -> Result<Walk, Fault> {
         walk.path.push(canonical);
         walk.depth += 1;
         walk.complete = walk.candidates.iter().copied().find(|row| row.words().count() == walk.depth);
-        if walk.candidates.iter().all(|row| matches!(row.kind, Kind::Later)) {
-            let what = format!("{}: not in this version", Escaped(&walk.path[0]));
-            return Err(Fault::new(what, "the other paths", ROWS[0].example));
-        }
     }
     Ok(walk)
 }
@@ -525,24 +525,21 @@ impl Walk {
 fn name(kind: Word, text: &str) -> Result<String, String> {
     match kind {
         // In lower case it would read as the path's own word when it is shown.
-        Word::Domain if text.eq_ignore_ascii_case("discovery") => Err("a word of the language, not a domain".into()),
-        Word::Domain => value::domain(text),
-        Word::Name => {
-            let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-            if text.is_empty() || text.len() > 64 || !text.chars().all(good) {
-                return Err("not a name".into());
-            }
-            Ok(text.into())
+        Word::Domain if ["discovery", "discovery-verification"].iter().any(|word| text.eq_ignore_ascii_case(word)) => {
+            Err("a word of the language, not a domain".into())
         }
-        Word::Address | Word::Fixed(_) => Ok(text.into()),
+        Word::Domain => value::domain(text),
+        Word::Name => value::name(text),
+        Word::Address => value::user(text),
+        Word::Fixed(_) => Ok(text.into()),
     }
 }
 
 fn allowed_name(kind: Word) -> &'static str {
     match kind {
         Word::Domain => "a domain without wildcard and without a dot at its end",
-        Word::Name => "1 to 64 letters, digits, '-', '_', '.'",
-        Word::Address => "an address",
+        Word::Name => value::NAME_ALLOWED,
+        Word::Address => "a user's address without a resource, such as marta@sip.example",
         Word::Fixed(word) => word,
     }
 }
@@ -630,10 +627,69 @@ mod tests {
     }
 
     #[test]
-    fn later_work_is_known_and_refused() {
-        refused("set provider aol domain aol.example", 2, "provider: not in this version");
-        refused("set policy staff xmpp true", 2, "not in this version");
-        refused("set user a@sip.example policy staff", 2, "not in this version");
+    fn providers_policies_and_users_are_read() {
+        let config = good(
+            "set provider skype enabled true\nset provider skype domain calls.example\n\
+             set provider harbour proxy sip.harbour.example:5063\nset provider harbour end-of-life 2031-03-31\n\
+             set policy staff xmpp true\nset policy default public-cloud true\n\
+             set user Marta@Sip.example policy staff\nset sip domain sip.example policy staff\nset blocked spam.example",
+        );
+        let settings = &config.settings;
+        let [harbour, skype] = settings.providers.as_slice() else { panic!("two providers") };
+        assert!(skype.enabled && skype.audio && !harbour.enabled && !harbour.audio);
+        assert_eq!(
+            (skype.domains.as_slice(), skype.routing_domain.as_deref()),
+            (&["calls.example".into()][..], Some("msn.com"))
+        );
+        assert!(!skype.decorates("hotmail.com"));
+        let names: Vec<&str> = settings.policies.iter().map(|policy| policy.name.as_str()).collect();
+        assert_eq!(names, ["default", "staff"]);
+        assert!(settings.policies[0].federation && !settings.policies[0].xmpp && settings.policies[1].xmpp);
+        assert_eq!(settings.users[0].address, "marta@sip.example");
+        assert_eq!(settings.blocked, ["spam.example"]);
+        // The provider's own domain is a SIP domain at its proxy, and only there.
+        let domains: Vec<&str> = settings.sip_domains.iter().map(|sip| sip.domain.as_str()).collect();
+        assert_eq!(domains, ["sip.example", "calls.example"]);
+        assert_eq!(settings.sip_domains[1].peers, [Peer::Host("federation.messenger.msn.com".into())]);
+    }
+
+    #[test]
+    fn policies_and_blocked_domains_that_cannot_be_meant_are_refused() {
+        refused("set user marta@sip.example policy staff", 2, "there is no policy staff");
+        refused("set sip domain sip.example policy staff", 2, "there is no policy staff");
+        good("set user marta@sip.example policy default");
+        refused("set user sip.example policy default", 2, "its user part is missing");
+        refused("set user marta@sip.example/desk policy default", 2, "a resource");
+        refused("set partner a.example\nset blocked a.example", 3, "a.example stands");
+        refused("set provider harbour end-of-life 2031-02-30", 2, "not a day");
+        refused("set policy staff chat true", 2, "'chat' is not known there");
+        for (text, part) in [
+            ("set policy staff xmpp true", "policy default is not set"),
+            ("set policy default xmpp true\nset policy default federation false", "takes xmpp true back"),
+            ("set policy default public-cloud-audio-video true", "needs public-cloud true"),
+            ("set provider harbour enabled true", "nobody reaches anybody by it"),
+            (
+                "set provider harbour enabled true\nset provider harbour partner a.example",
+                "a.example is no XMPP partner",
+            ),
+            ("set provider skype enabled true\nset provider windows-live enabled true", "has the same domains"),
+        ] {
+            let warnings = warned(text);
+            assert!(warnings.contains(part), "{part}: {warnings}");
+        }
+    }
+
+    #[test]
+    fn a_provider_at_its_end_is_warned_of() {
+        let dated = |text: &str, day: &str| {
+            let now = crate::settings::provider::Day::parse(day).expect("a day").begins();
+            check::dated_warnings(&good(text), now).join("\n")
+        };
+        assert!(dated("set provider yahoo enabled true", "2026-01-01").contains("it ended on 2014-06-30"));
+        assert_eq!(dated("set provider yahoo enabled false", "2026-01-01"), "");
+        let until = "set provider yahoo enabled true\nset provider yahoo end-of-life 2031-03-31";
+        assert_eq!(dated(until, "2026-01-01"), "");
+        assert!(dated(until, "2031-03-30").contains("it ends on 2031-03-31, in 1 days"));
     }
 
     #[test]
@@ -782,13 +838,14 @@ mod tests {
         format!(
             "{BASE}set tls certificate main chain \"{PEM}\"\nset tls certificate main key \"{KEY}\"\n\
              set sip domain sip.example\nset xmpp component local server 127.0.0.1:5347\n\
-             set xmpp component local secret s\nset xmpp component local domain sip.example\n"
+             set xmpp component local secret s\nset xmpp component local domain sip.example\n\
+             set policy p xmpp true\nset provider p im true\n"
         )
     }
 
     #[test]
     fn the_example_of_every_row_is_taken_and_changes_something() {
-        for row in ROWS.iter().filter(|row| !matches!(row.kind, Kind::Later)) {
+        for row in ROWS {
             let example = row.example.replace("MIIB...", "MAMCAQE=").replace("MIIE...", "MAMCAQE=");
             let base = load(&fixture()).expect("the fixture").0;
             let with = load(&format!("{}{example}\n", fixture())).unwrap_or_else(|errors| panic!("{}", errors[0])).0;
@@ -806,7 +863,9 @@ mod tests {
 
     #[test]
     fn the_defaults_named_in_the_table_are_the_defaults() {
-        let default = good("set partner a.example\nset sip domain b.example");
+        let base = "set partner a.example\nset sip domain b.example\nset policy a.example federation true\n\
+                    set provider a.example im true\n";
+        let default = good(base);
         let mut tried = 0;
         for row in ROWS {
             let value = match row.kind {
@@ -815,9 +874,14 @@ mod tests {
             };
             let name = if row.path.starts_with("sip domain") { "b.example" } else { "a.example" };
             let line = format!("set {} {value}\n", row.path_of(name));
-            let Ok((explicit, _)) = load(&format!("{BASE}set partner a.example\nset sip domain b.example\n{line}"))
-            else {
-                assert!(["none", "xmpp partner-connection-limit", "pager; session with dialect lync"].contains(&value));
+            let Ok((explicit, _)) = load(&format!("{BASE}{base}{line}")) else {
+                let in_words = [
+                    "none",
+                    "none; 20 where discovered",
+                    "xmpp partner-connection-limit",
+                    "pager; session with dialect lync",
+                ];
+                assert!(in_words.contains(&value), "{line}");
                 continue;
             };
             assert_eq!(explicit.settings, default.settings, "{line}");
@@ -838,11 +902,13 @@ mod tests {
             let name = match row.words().find(|word| !matches!(word, Word::Fixed(_))) {
                 Some(Word::Domain) if row.path.starts_with("sip") => pick(rng, &["s1.example", "S2.example"]),
                 Some(Word::Domain) => pick(rng, &domain_of),
-                Some(_) => pick(rng, &["main", "a-b", "C.1"]),
+                Some(Word::Address) => pick(rng, &["marta@s1.example", "Paul@s1.example"]),
+                Some(_) => pick(rng, &["main", "a-b", "C.1", "skype"]),
                 None => String::new(),
             };
             let value = match row.kind {
-                Kind::Later => continue,
+                Kind::Name(_) => "default".into(),
+                Kind::Day(_) => format!("20{:02}-0{}-1{}", rng.below(99), 1 + rng.below(9), rng.below(10)),
                 Kind::Nothing(_) => String::new(),
                 Kind::Number(min, max, _) => (u64::from(min) + rng.below(u64::from(max - min) + 1)).to_string(),
                 Kind::Truth(_) => pick(rng, &["true", "false"]),

@@ -7,7 +7,7 @@ use super::value::{Kind, Syslog};
 use crate::base::net::Transport;
 use crate::base::outbox::Level;
 use crate::limits;
-use crate::settings::{Dialect, ImMode, ListenerKind, PartnerKind, Privacy, Requirement};
+use crate::settings::{Dialect, ImMode, ListenerKind, PartnerKind, Privacy, Requirement, Verification};
 
 /// One path that can be set.
 #[derive(Debug)]
@@ -181,6 +181,55 @@ pub static ROWS: &[Row] = &[
         "pager; session with dialect lync",
         "single MESSAGE requests, or INVITE first",
         "set sip domain sip.example im-mode pager",
+    ),
+    row(
+        "sip domain DOMAIN policy",
+        Kind::Name(|c, name, v| c.sip_domain(name).policy = Some(v)),
+        "policy default",
+        "what its users may do who have no policy of their own",
+        "set sip domain sip.example policy default",
+    ),
+    row(
+        "sip domain DOMAIN verification",
+        Kind::Choice(&[
+            ("always", |c, name| c.sip_domain(name).verification = Verification::Always),
+            ("never", |c, name| c.sip_domain(name).verification = Verification::Never),
+            ("source", |c, name| c.sip_domain(name).verification = Verification::Source),
+        ]),
+        "always",
+        "are its users who they say? unverified ones reach only those who have them as contacts",
+        "set sip domain sip.example verification source",
+    ),
+    row(
+        "sip domain DOMAIN srv-target",
+        Kind::Choice(&[
+            ("strict", |c, name| c.sip_domain(name).srv_target_strict = true),
+            ("warn", |c, name| c.sip_domain(name).srv_target_strict = false),
+        ]),
+        "strict",
+        "what happens when the DNS names a server outside the domain: refused, or only logged",
+        "set sip domain sip.example srv-target warn",
+    ),
+    row(
+        "sip domain DOMAIN rate",
+        Kind::Number(1, 10_000, |c, name, v| c.sip_domain(name).rate = Some(v)),
+        "none; 20 where discovered",
+        "most requests a second that are sent there; the others wait in order",
+        "set sip domain sip.example rate 20",
+    ),
+    row(
+        "sip domain DOMAIN session-idle",
+        Kind::Number(10, DAY_S, |c, name, v| c.sip_domain(name).session_idle_s = v),
+        "600",
+        "seconds without a message after which a session is ended",
+        "set sip domain sip.example session-idle 1800",
+    ),
+    row(
+        "sip domain DOMAIN html",
+        Kind::Truth(|c, name, v| c.sip_domain(name).html = v),
+        "false",
+        "send text/html beside text/plain?",
+        "set sip domain sip.example html true",
     ),
     row(
         "xmpp listen NAME",
@@ -358,8 +407,19 @@ pub static ROWS: &[Row] = &[
             ("closed", |c, _| c.settings.discovery_open = false),
         ]),
         "closed",
-        "may domains that are no partner talk?",
+        "may domains that are neither partner nor sip domain talk?",
         "set partner discovery open",
+    ),
+    row(
+        "partner discovery-verification",
+        Kind::Choice(&[
+            ("always", |c, _| c.settings.discovery_verification = Verification::Always),
+            ("never", |c, _| c.settings.discovery_verification = Verification::Never),
+            ("source", |c, _| c.settings.discovery_verification = Verification::Source),
+        ]),
+        "always",
+        "are users of discovered SIP domains who they say?",
+        "set partner discovery-verification source",
     ),
     row(
         "message error-wait",
@@ -377,6 +437,13 @@ pub static ROWS: &[Row] = &[
         "notify",
         "what happens to a stanza error that comes after the 200",
         "set message late-errors log",
+    ),
+    row(
+        "message archiving-notice",
+        Kind::Text(500, |c, _, v| c.settings.message.archiving_notice = Some(v)),
+        "none",
+        "what a session begins with on the other side, such as that messages are archived",
+        "set message archiving-notice \"This conversation is archived.\"",
     ),
     row(
         "presence expires",
@@ -420,19 +487,163 @@ pub static ROWS: &[Row] = &[
         "whether sessions are encrypted",
         "set msrp tls false",
     ),
-    row("provider NAME", Kind::Later, "none", "a public IM provider on the SIP side", "set partner xmpp.example"),
-    row("policy NAME", Kind::Later, "none", "what users may do", "set partner xmpp.example type federated"),
-    row("user ADDRESS policy", Kind::Later, "default", "which policy a user has", "set partner discovery closed"),
+    row(
+        "blocked DOMAIN",
+        Kind::Nothing(|c, name| c.settings.blocked.push(name.into())),
+        "none",
+        "a domain that may not talk, be it of SIP or of XMPP, while discovery is open",
+        "set blocked spam.example",
+    ),
+    row(
+        "policy NAME xmpp",
+        Kind::Truth(|c, name, v| c.policy(name).xmpp = v),
+        "false",
+        "may users with this policy talk to XMPP partners? (with no policy at all everybody may)",
+        "set policy default xmpp true",
+    ),
+    row(
+        "policy NAME public-cloud",
+        Kind::Truth(|c, name, v| c.policy(name).public_cloud = v),
+        "false",
+        "may they talk to users of public providers?",
+        "set policy staff public-cloud true",
+    ),
+    row(
+        "policy NAME public-cloud-audio-video",
+        Kind::Truth(|c, name, v| c.policy(name).public_cloud_audio_video = v),
+        "false",
+        "may they call users of public providers? (public-cloud is needed too)",
+        "set policy staff public-cloud-audio-video true",
+    ),
+    row(
+        "policy NAME federation",
+        Kind::Truth(|c, name, v| c.policy(name).federation = v),
+        "true",
+        "may they talk to anybody outside, users of public providers excepted?",
+        "set policy interns federation false",
+    ),
+    row(
+        "user ADDRESS policy",
+        Kind::Name(|c, name, v| c.user(name, v)),
+        "that of his sip domain, else policy default",
+        "which policy a SIP user has",
+        "set user marta@sip.example policy default",
+    ),
+    row(
+        "provider NAME enabled",
+        Kind::Truth(|c, name, v| c.provider(name).enabled = v),
+        "false",
+        "may SIP users reach this public provider? aol, windows-live, yahoo and skype are known",
+        "set provider skype enabled true",
+    ),
+    row(
+        "provider NAME proxy",
+        Kind::HostPort(|c, name, v| c.provider(name).proxy = Some(v)),
+        "none",
+        "the provider's SIP server, by TLS: its own domains are there",
+        "set provider harbour proxy sip.harbour.example",
+    ),
+    row(
+        "provider NAME verification",
+        Kind::Choice(&[
+            ("always", |c, name| c.provider(name).verification = Verification::Always),
+            ("never", |c, name| c.provider(name).verification = Verification::Never),
+            ("source", |c, name| c.provider(name).verification = Verification::Source),
+        ]),
+        "always",
+        "are its users who they say? unverified ones reach only those who have them as contacts",
+        "set provider harbour verification never",
+    ),
+    row(
+        "provider NAME im",
+        Kind::Truth(|c, name, v| c.provider(name).im = v),
+        "true",
+        "does it carry messages?",
+        "set provider harbour im false",
+    ),
+    row(
+        "provider NAME presence",
+        Kind::Truth(|c, name, v| c.provider(name).presence = v),
+        "true",
+        "does it carry presence?",
+        "set provider harbour presence false",
+    ),
+    row(
+        "provider NAME audio",
+        Kind::Truth(|c, name, v| c.provider(name).audio = v),
+        "false",
+        "does it carry calls?",
+        "set provider harbour audio true",
+    ),
+    row(
+        "provider NAME video",
+        Kind::Truth(|c, name, v| c.provider(name).video = v),
+        "false",
+        "does it carry calls with pictures?",
+        "set provider harbour video true",
+    ),
+    several(
+        "provider NAME domain",
+        Kind::Domain(|c, name, v| c.provider(name).domains.push(v)),
+        "none",
+        "a domain of the provider itself, whose addresses are used as they are",
+        "set provider harbour domain harbour.example",
+    ),
+    several(
+        "provider NAME partner",
+        Kind::Domain(|c, name, v| c.provider(name).partners.push(v)),
+        "none",
+        "an XMPP partner's domain that SIP users reach by this provider, under its policy",
+        "set provider harbour partner xmpp.example",
+    ),
+    row(
+        "provider NAME routing-domain",
+        Kind::Domain(|c, name, v| c.provider(name).routing_domain = Some(v)),
+        "none",
+        "the domain of decorated addresses: user(domain)@routing-domain is user@domain",
+        "set provider harbour routing-domain harbour.example",
+    ),
+    several(
+        "provider NAME excluded-domain",
+        Kind::Domain(|c, name, v| c.provider(name).excluded_domains.push(v)),
+        "none",
+        "a domain whose addresses are never decorated",
+        "set provider harbour excluded-domain harbour.example",
+    ),
+    row(
+        "provider NAME licence-needed",
+        Kind::Truth(|c, name, v| c.provider(name).licence_needed = v),
+        "false",
+        "does each user of this provider need a licence?",
+        "set provider harbour licence-needed true",
+    ),
+    row(
+        "provider NAME licences",
+        Kind::Number(0, limits::LICENCES_MAX as u32, |c, name, v| c.provider(name).licences = Some(v)),
+        "none",
+        "how many users may have used it within 30 days; without it they are not counted",
+        "set provider harbour licences 200",
+    ),
+    row(
+        "provider NAME end-of-life",
+        Kind::Day(|c, name, v| c.provider(name).end_of_life = Some(v)),
+        "none",
+        "the day from which it is refused; 90 days before it is warned of",
+        "set provider harbour end-of-life 2031-03-31",
+    ),
+    row(
+        "provider NAME description",
+        Kind::Text(255, |c, name, v| c.provider(name).description = Some(v)),
+        "none",
+        "a remark",
+        "set provider harbour description \"the town's own\"",
+    ),
 ];
 
 /// Whether what a row sets has an effect in this version; what has none is taken, kept
 /// and told in a warning.
-pub fn has_effect(path: &str, value: &str) -> bool {
-    !(path.starts_with("msrp ")
-        || path.starts_with("room ")
-        || path == "system metrics listen"
-        || (path == "sip domain DOMAIN dialect" && value == "lync")
-        || (path == "sip domain DOMAIN im-mode" && value == "session"))
+pub fn has_effect(path: &str) -> bool {
+    !(path.starts_with("msrp ") || path.starts_with("room ") || path == "system metrics listen")
 }
 
 /// What stands for a name in a path.

@@ -6,7 +6,9 @@ use super::config::Config;
 use super::grammar::Fault;
 use super::pem;
 use crate::base::net::{Network, Transport};
+use crate::settings::provider::Day;
 use crate::settings::{NextHop, NextHopTransport, Peer};
+use crate::xmpp::jid::Jid;
 use core::fmt;
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
@@ -53,8 +55,10 @@ pub enum Kind {
     NextHop(Set<NextHop>),
     /// `HOST` or `ADDR[/LEN]`.
     Peer(Set<Peer>),
-    /// Known, and served by another version.
-    Later,
+    /// A name that the operator chose.
+    Name(Set<String>),
+    /// A day, `YYYY-MM-DD`.
+    Day(Set<Day>),
 }
 
 impl fmt::Debug for Kind {
@@ -87,7 +91,8 @@ impl Kind {
             }
             Self::NextHop(_) => "tls:HOST[:PORT], tcp:HOST[:PORT], udp:HOST[:PORT], an IPv6 address in brackets".into(),
             Self::Peer(_) => "HOST (the name in its certificate), or ADDR[/LEN] for udp and tcp".into(),
-            Self::Later => "nothing in this version".into(),
+            Self::Name(_) => NAME_ALLOWED.into(),
+            Self::Day(_) => "a day of the calendar as YYYY-MM-DD".into(),
         }
     }
 
@@ -194,7 +199,15 @@ impl Kind {
                 set(config, name, peer);
                 Ok(canonical)
             }
-            Self::Later => Err("not in this version".into()),
+            Self::Name(set) => {
+                set(config, name, self::name(text)?);
+                Ok(text.into())
+            }
+            Self::Day(set) => {
+                let day = Day::parse(text).ok_or("not a day")?;
+                set(config, name, day);
+                Ok(day.to_string())
+            }
         }
     }
 
@@ -209,6 +222,28 @@ impl Kind {
 }
 
 const SECRET_OCTETS_MAX: usize = 1024;
+
+/// What [`name`] allows, in words.
+pub(super) const NAME_ALLOWED: &str = "1 to 64 letters, digits, '-', '_', '.'";
+
+/// A name that the operator chose.
+pub fn name(text: &str) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if text.is_empty() || text.len() > 64 || !text.chars().all(good) {
+        return Err("not a name".into());
+    }
+    Ok(text.into())
+}
+
+/// The address of a user as the gateway compares it: his bare JID.
+pub fn user(text: &str) -> Result<String, String> {
+    let jid = Jid::parse(text).map_err(|_| "not an address")?;
+    match (jid.local(), jid.resource()) {
+        (Some(_), None) => Ok(jid.bare().into()),
+        (None, _) => Err("its user part is missing".into()),
+        (_, Some(_)) => Err("a resource behind it".into()),
+    }
+}
 
 /// A number in decimal digits alone: no sign, no blanks.
 fn number(text: &str) -> Option<u32> {

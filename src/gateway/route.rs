@@ -415,10 +415,10 @@ fn slot<T>(table: &mut [T], key: u64, of: impl Fn(&T) -> (u64, Instant)) -> Opti
 mod tests {
     use super::*;
     use crate::base::net::Network;
-    use crate::settings::{Dialect, NextHop};
+    use crate::settings::NextHop;
 
     fn sip_domain(domain: &str, next_hop: Option<NextHop>, peers: Vec<Peer>) -> SipDomain {
-        SipDomain { domain: domain.into(), next_hop, peers, dialect: Dialect::Standard, im_mode: None }
+        SipDomain { next_hop, peers, ..SipDomain::new(domain) }
     }
 
     fn settings() -> Settings {

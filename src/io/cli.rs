@@ -3,7 +3,7 @@
 //! usage.
 
 use super::tls::Unusable;
-use super::{console, demo, serve, store};
+use super::{console, demo, reactor, serve, store};
 use crate::appliance::commands;
 use crate::appliance::config::{self, Secrets};
 use crate::appliance::grammar::{self, Verb};
@@ -135,6 +135,7 @@ fn load(text: &Path, config: &Path) -> Result<(), String> {
     let warnings = commands::load(&text, &file)?.warnings;
     usable(&text)?;
     complain(&warnings);
+    complain(&commands::dated(&text, reactor::wall()));
     store::update_config(config, |file| commands::load(&text, file).map(|load| (load.offset, load.octets, ())))
         .map_err(|e| format!("latimer: {e}\n"))
 }
@@ -150,6 +151,7 @@ fn check(text: &Path) -> Result<(), String> {
     let warnings = commands::check(&text)?;
     usable(&text)?;
     complain(&warnings);
+    complain(&commands::dated(&text, reactor::wall()));
     Ok(())
 }
 

@@ -954,7 +954,7 @@ impl Reactor {
 }
 
 /// The time of day; before 1970 is 1970.
-fn wall() -> Wall {
+pub(super) fn wall() -> Wall {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Wall(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

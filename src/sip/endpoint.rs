@@ -465,7 +465,7 @@ mod tests {
     use crate::base::outbox::{Action, Outbox};
     use crate::base::rng::Rng;
     use crate::base::time::Wall;
-    use crate::settings::{Dialect, Listener, ListenerKind, NextHopTransport, Peer, SipDomain};
+    use crate::settings::{Listener, ListenerKind, NextHopTransport, Peer, SipDomain};
 
     const UDP: ListenerId = ListenerId(0);
     const TCP: ListenerId = ListenerId(1);
@@ -487,11 +487,8 @@ mod tests {
                 listener(ListenerKind::SipTls, "192.0.2.1:5061"),
             ],
             sip_domains: vec![SipDomain {
-                domain: "voip.example".into(),
-                next_hop: None,
                 peers: vec![Peer::Network(Network { address: "192.0.2.0".parse().expect("an address"), length: 24 })],
-                dialect: Dialect::Standard,
-                im_mode: None,
+                ..SipDomain::new("voip.example")
             }],
             ..Settings::default()
         }

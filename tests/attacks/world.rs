@@ -8,7 +8,7 @@ use latimer::base::certificate::PeerCertificate;
 use latimer::base::counters::Counter;
 use latimer::base::net::{CloseReason, LinkId, ListenerId, Network, Transport};
 use latimer::settings::{
-    Dialect, Listener, ListenerKind, NextHop, NextHopTransport, Partner, PartnerKind, Peer, Settings, SipDomain,
+    Listener, ListenerKind, NextHop, NextHopTransport, Partner, PartnerKind, Peer, Settings, SipDomain,
 };
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -759,11 +759,9 @@ pub(crate) fn partner(domain: &str, place: usize) -> Partner {
 
 pub(crate) fn sip_domain(domain: &str, hop: IpAddr) -> SipDomain {
     SipDomain {
-        domain: domain.into(),
         next_hop: Some(NextHop { transport: NextHopTransport::Tcp, host: hop.to_string(), port: None }),
         peers: vec![Peer::Network(Network { address: hop, length: 32 }), Peer::Host(domain.into())],
-        dialect: Dialect::Standard,
-        im_mode: None,
+        ..SipDomain::new(domain)
     }
 }
 

@@ -48,11 +48,9 @@ impl Names {
         partner.kind = PartnerKind::Federated;
         partner.additional_domains = self.xmpp[1..].to_vec();
         let sip_domain = |domain: &String| SipDomain {
-            domain: domain.clone(),
             next_hop: Some(NextHop { transport: self.transport, host: self.proxy.clone(), port: None }),
             peers: vec![Peer::Host(self.proxy.clone()), Peer::Network(Network { address: PROXY, length: 32 })],
-            dialect: latimer::settings::Dialect::Standard,
-            im_mode: None,
+            ..SipDomain::new(domain)
         };
         Settings {
             host_name: self.gateway.clone(),

@@ -7,8 +7,7 @@ use crate::phones::{self, Habits};
 use crate::server;
 use latimer::base::net::Network;
 use latimer::settings::{
-    Dialect, Listener, ListenerKind, NextHop, NextHopTransport, Partner, PartnerKind, Peer, Requirement, Settings,
-    SipDomain,
+    Listener, ListenerKind, NextHop, NextHopTransport, Partner, PartnerKind, Peer, Requirement, Settings, SipDomain,
 };
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -270,14 +269,12 @@ impl Story {
                 listener(ListenerKind::XmppStartTls, 5269),
             ],
             sip_domains: vec![SipDomain {
-                domain: SIP_DOMAIN.into(),
                 next_hop: Some(NextHop { transport: self.transport, host: "proxy.voip.example".into(), port: None }),
                 peers: vec![
                     Peer::Host("proxy.voip.example".into()),
                     Peer::Network(Network { address: PROXY, length: 32 }),
                 ],
-                dialect: Dialect::Standard,
-                im_mode: None,
+                ..SipDomain::new(SIP_DOMAIN)
             }],
             partners: vec![partner],
             ..Settings::default()

@@ -15,7 +15,7 @@ use crate::base::net::{NotLocated, Target, Transport};
 use crate::base::outbox::{Action, Level, Outbox};
 use crate::base::rng::Rng;
 use crate::base::time::Wall;
-use crate::settings::{Component, Dialect, Listener, ListenerKind, Partner, Requirement, SipDomain};
+use crate::settings::{Component, Listener, ListenerKind, Partner, Requirement, SipDomain};
 use crate::xmpp::stanza::Head;
 use base64ct::{Base64, Encoding};
 use core::net::{IpAddr, Ipv4Addr};
@@ -58,13 +58,7 @@ fn named(domain: &str) -> PeerCertificate {
 }
 
 fn settings(domains: &[&str], partner: Partner, at: SocketAddr, direct: SocketAddr) -> Settings {
-    let domain = |domain: &&str| SipDomain {
-        domain: (*domain).into(),
-        next_hop: None,
-        peers: Vec::new(),
-        dialect: Dialect::Standard,
-        im_mode: None,
-    };
+    let domain = |domain: &&str| SipDomain::new(domain);
     let listener = |name: &str, kind, address| Listener { name: name.into(), kind, address };
     Settings {
         sip_domains: domains.iter().map(domain).collect(),
