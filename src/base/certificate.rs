@@ -88,6 +88,17 @@ impl PeerCertificate {
             || self.common_name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(domain))
     }
 
+    /// Does it name `domain`, or a host exactly one label below it, as
+    /// [`Self::names_sip_domain`] has it? A domain of one label alone is none.
+    pub fn names_sip_host_of(&self, domain: &str) -> bool {
+        let is_host = |name: &str| {
+            let host = name.split_once('.');
+            host.is_some_and(|(label, rest)| !matches!(label, "" | "*") && rest.eq_ignore_ascii_case(domain))
+        };
+        let all = self.sip_hosts.iter().chain(&self.dns_names).chain(&self.common_name);
+        domain.contains('.') && (self.names_sip_domain(domain) || all.into_iter().any(|name| is_host(name)))
+    }
+
     /// Does it name `domain` as an XMPP domain? dNSName (a wildcard may stand for the
     /// whole left label), SRVName and XmppAddr count, the CN never (RFC 6120 section
     /// 13.7.1.2, RFC 6125). `ascii` in A-labels, `unicode` in U-labels, lower case.
@@ -146,6 +157,16 @@ mod tests {
         let c = PeerCertificate { common_name: Some("voip.example".into()), ..PeerCertificate::default() };
         assert!(c.names_sip_domain("voip.example"));
         assert!(!c.names_xmpp_domain("voip.example", "voip.example"));
+    }
+
+    #[test]
+    fn a_host_one_label_below_a_domain_stands_for_it_where_that_is_asked() {
+        assert!(with_dns(&["sip.office.example"]).names_sip_host_of("office.example"));
+        assert!(with_dns(&["office.example"]).names_sip_host_of("office.example"));
+        for other in ["sip.it.office.example", "sip.office-edge.example", "*.office.example", ".office.example"] {
+            assert!(!with_dns(&[other]).names_sip_host_of("office.example"), "{other}");
+        }
+        assert!(!with_dns(&["office.example"]).names_sip_host_of("example"));
     }
 
     #[test]

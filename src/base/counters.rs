@@ -166,6 +166,14 @@ counters! {
     XmlRefused = "xmpp.refused.xml",
     /// Stanzas from domains that are no partner.
     NotPartner = "xmpp.refused.not-partner",
+    /// Messages, presence and calls that the SIP user's policy does not allow.
+    PolicyRefused = "policy.refused",
+    /// Requests of SIP users who are not verified, for those who have them not as contacts.
+    Unverified = "policy.unverified",
+    /// Those that a public provider does not carry, or no more.
+    ProviderRefused = "provider.refused",
+    /// Those for which no licence of a public provider was left.
+    LicenceRefused = "provider.refused.licence",
     /// Dialback keys that were wrong or came unasked.
     DialbackInvalid = "xmpp.dialback.invalid",
     /// Certificates not believed.

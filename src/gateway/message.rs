@@ -9,6 +9,7 @@
 use super::content::{self, Body, Content, Text};
 use super::outgoing::Outgoing;
 use super::pending::{ImdnRequest, NoRoom, Origin, Pending, ToSip, ToXmpp, Trace};
+use super::policy::What;
 use super::route::{self, HOPS_MAX, LoopGuard, Passing};
 use super::uas::Answer;
 use super::{Gateway, Named, address, error};
@@ -285,7 +286,7 @@ impl Gateway {
     /// The stanza of a MESSAGE could not be delivered.
     pub(super) fn on_undelivered(&mut self, cx: &mut Cx<'_>, ticket: Ticket, why: Undelivered) {
         let Some(Pending::ToXmpp(entry)) = self.pending.take(ticket) else { return };
-        let answer = Answer::of_failure(error::answer_for_undelivered(why));
+        let answer = Answer::of_undelivered(why);
         self.log_undelivered(cx, entry.trace.to.domain(), &answer, format_args!("{why:?}"));
         match entry.transaction {
             Some(transaction) => self.respond(cx, transaction, &answer),
@@ -387,6 +388,9 @@ impl Gateway {
         if let Err(denied) = self.routes.from_xmpp(&self.settings, from_domain, to_domain, is_contact) {
             return refuse(Counter::NotPartner, denied.condition(), denied.reason());
         }
+        let way = self
+            .may_talk(cx, &stanza.to, from_domain, What::Im)
+            .map_err(|denial| (denial.counter(), denial.error()))?;
         if stanza.element.children().any(content::outward::encrypts) {
             return refuse(
                 Counter::XmppMessageRefused,
@@ -414,7 +418,7 @@ impl Gateway {
         let malformed = |why: address::NotMapped| {
             (Counter::XmppMessageRefused, StanzaError::new(Condition::JidMalformed).with_text(why.reason()))
         };
-        let from = sip_uri(&stanza.from, true).map_err(malformed)?;
+        let from = self.known_as(way, &stanza.from, true).map_err(malformed)?;
         let uri = sip_uri(&stanza.to, true).map_err(malformed)?;
         let to = sip_uri(&stanza.to, false).map_err(malformed)?;
         let pair = self.memory.pair(stanza.from.bare(), stanza.to.bare());

@@ -14,7 +14,9 @@ pub mod late;
 pub mod message;
 pub mod outgoing;
 pub mod pending;
+pub mod policy;
 pub mod presence;
+pub mod provider;
 pub mod report;
 pub mod route;
 pub mod service;
@@ -42,6 +44,8 @@ pub struct Gateway {
     settings: Settings,
     /// The settings' domains, indexed.
     routes: route::Routes,
+    /// What SIP users may do.
+    rights: policy::Rights,
     sip: Endpoint,
     xmpp: Server,
     dns: Locator,
@@ -79,6 +83,7 @@ impl Gateway {
         let hash_key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), b"hashes of addresses");
         Self {
             routes: route::Routes::new(&settings),
+            rights: policy::Rights::new(&settings),
             sip: Endpoint::new(&settings),
             xmpp: Server::new(&settings, secret),
             dns: Locator::new(&settings),
@@ -98,6 +103,7 @@ impl Gateway {
         self.presence_before(cx, &settings);
         self.settings = settings;
         self.routes = route::Routes::new(&self.settings);
+        self.rights.configure(&self.settings);
         self.sip.configure(cx, &self.settings);
         self.xmpp.configure(cx, &self.settings);
         self.dns.configure(cx, &self.settings);
@@ -195,6 +201,7 @@ impl Gateway {
                 self.on_error_wait_over(cx);
                 self.presence_timeout(cx);
                 self.session_timeout(cx);
+                self.provider_alarms(cx);
                 0
             }
             Input::Stored { number } => {
@@ -223,6 +230,7 @@ impl Gateway {
             self.pending.deadline(),
             self.presence.deadline(),
             self.sessions.deadline(),
+            self.rights.deadline(),
         ]
         .into_iter()
         .flatten()

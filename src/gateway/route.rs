@@ -8,7 +8,8 @@ use crate::base::net::Transport;
 use crate::base::text::hex_value;
 use crate::base::time::Instant;
 use crate::limits::{LOOP_ENTRIES_MAX, LOOP_PAIRS_MAX};
-use crate::settings::{NextHopTransport, Partner, PartnerKind, Peer, Settings, SipDomain};
+use crate::settings::{DISCOVERED, NextHopTransport, Partner, PartnerKind, Peer, Settings, SipDomain};
+use crate::sip::diagnostics::cause;
 use core::hash::{Hash, Hasher};
 use core::net::IpAddr;
 use core::time::Duration;
@@ -22,6 +23,8 @@ pub struct Routes {
     sip: Vec<(Box<str>, usize)>,
     /// Partners' domains, additional ones too, and their places in `Settings::partners`.
     xmpp: Vec<(Box<str>, usize)>,
+    /// Domains that may not talk, whatever else is set.
+    blocked: Vec<Box<str>>,
     discovery_open: bool,
 }
 
@@ -57,6 +60,8 @@ pub enum Denied {
     Recipient,
     /// The users of this partner may not write to whom has not added them: `forbidden`.
     NotContact,
+    /// The sender's domain is blocked: 403, `forbidden`.
+    Blocked,
 }
 
 impl Denied {
@@ -68,6 +73,7 @@ impl Denied {
             Self::Mapped => "sender's address belongs to the other side",
             Self::Recipient => "recipient's domain not served",
             Self::NotContact => "recipient has not added the sender",
+            Self::Blocked => "sender's domain is blocked",
         }
     }
 
@@ -76,6 +82,17 @@ impl Denied {
         match self {
             Self::Recipient => 404,
             _ => 403,
+        }
+    }
+
+    /// What a Lync administrator reads in `ms-diagnostics-public`, where there is more to
+    /// say than the status does.
+    pub const fn diagnostic(self) -> Option<&'static str> {
+        match self {
+            Self::Mapped => Some(cause::SAME_SIDE),
+            Self::Recipient => Some(cause::NO_ROUTE),
+            Self::Blocked => Some(cause::BLOCKED),
+            Self::Sender | Self::Unproven | Self::NotContact => None,
         }
     }
 
@@ -98,14 +115,36 @@ impl Routes {
             let domains = core::iter::once(&partner.domain).chain(&partner.additional_domains);
             xmpp.extend(domains.map(|domain| (domain.as_str().into(), place)));
         }
+        let mut blocked: Vec<Box<str>> = settings.blocked.iter().map(|domain| domain.as_str().into()).collect();
         sip.sort_unstable();
         xmpp.sort_unstable();
-        Self { sip, xmpp, discovery_open: settings.discovery_open }
+        blocked.sort_unstable();
+        Self { sip, xmpp, blocked, discovery_open: settings.discovery_open }
     }
 
-    /// The served SIP domain of that name.
+    /// The served SIP domain of that name: a configured one, or any that may be one while
+    /// discovery is open.
     pub fn sip_domain<'s>(&self, settings: &'s Settings, domain: &str) -> Option<&'s SipDomain> {
-        settings.sip_domains.get(place_of(&self.sip, domain)?)
+        match place_of(&self.sip, domain) {
+            Some(place) => settings.sip_domains.get(place),
+            None => (place_of(&self.xmpp, domain).is_none() && self.may_be_discovered(settings, domain))
+                .then_some(&DISCOVERED),
+        }
+    }
+
+    /// May the domain talk although it is not configured?
+    fn may_be_discovered(&self, settings: &Settings, domain: &str) -> bool {
+        self.discovery_open && !self.is_blocked(domain) && !super::provider::is_routing_domain(settings, domain)
+    }
+
+    /// Is the domain blocked?
+    pub fn is_blocked(&self, domain: &str) -> bool {
+        self.blocked.binary_search_by(|name| (**name).cmp(domain)).is_ok()
+    }
+
+    /// Is the domain configured, on whichever side?
+    pub fn is_configured(&self, domain: &str) -> bool {
+        place_of(&self.sip, domain).is_some() || place_of(&self.xmpp, domain).is_some()
     }
 
     /// The XMPP domain of that name, if it may talk. One of our own SIP domains never
@@ -114,7 +153,7 @@ impl Routes {
         if let Some(partner) = place_of(&self.xmpp, domain).and_then(|place| settings.partners.get(place)) {
             return Some(XmppDomain { partner: Some(partner), kind: partner.kind });
         }
-        (self.discovery_open && place_of(&self.sip, domain).is_none())
+        (place_of(&self.sip, domain).is_none() && self.may_be_discovered(settings, domain))
             .then_some(XmppDomain { partner: None, kind: PartnerKind::PublicVerified })
     }
 
@@ -127,7 +166,9 @@ impl Routes {
         source: &SipSource<'_>,
     ) -> Result<&'s SipDomain, Denied> {
         match self.sip_domain(settings, from) {
+            Some(domain) if is_discovered(domain) && proves_discovered(source, from) => Ok(domain),
             Some(domain) if may_send_for(domain, source) => Ok(domain),
+            None if self.is_blocked(from) => Err(Denied::Blocked),
             Some(_) => Err(Denied::Unproven),
             // A partner's address that arrives on SIP is our own mapping, come back.
             None if place_of(&self.xmpp, from).is_some() => Err(Denied::Mapped),
@@ -147,6 +188,9 @@ impl Routes {
             return Err(Denied::Mapped);
         }
         let recipient = self.sip_domain(settings, to).ok_or(Denied::Recipient)?;
+        if self.is_blocked(from) {
+            return Err(Denied::Blocked);
+        }
         let sender = self.xmpp_domain(settings, from).ok_or(Denied::Sender)?;
         if !sender.may_write(is_contact) {
             return Err(Denied::NotContact);
@@ -197,6 +241,21 @@ pub fn may_send_for(domain: &SipDomain, source: &SipSource<'_>) -> bool {
         }
         None => proves(source, &domain.domain),
     }
+}
+
+/// Is it what holds for all SIP domains that are merely discovered?
+pub fn is_discovered(domain: &SipDomain) -> bool {
+    domain.domain.is_empty()
+}
+
+/// May this source send for a domain that nobody configured? Only over TLS, with a
+/// certificate of the domain or of a host exactly one label below it: what public
+/// providers asked of an Edge that they discovered.
+pub fn proves_discovered(source: &SipSource<'_>, domain: &str) -> bool {
+    let Some(certificate) = source.certificate.filter(|c| source.transport == Transport::Tls && c.is_trusted()) else {
+        return false;
+    };
+    idna::domain_to_ascii(domain).is_ok_and(|ascii| certificate.names_sip_host_of(&ascii))
 }
 
 /// Did the TLS peer prove that it is `host`?

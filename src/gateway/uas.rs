@@ -6,18 +6,22 @@
 //! A source that proved nothing is answered without keeping anything of it.
 
 use super::content::{self, Refusal};
+use super::policy::{Denial, What};
 use super::route::{self, SipSource};
-use super::{Gateway, address, error};
+use super::{Gateway, address, error, provider};
+use crate::base::certificate::PeerCertificate;
 use crate::base::counters::Counter;
 use crate::base::cx::Cx;
 use crate::base::slab::Key;
 use crate::base::text::Escaped;
+use crate::settings::Verification;
+use crate::sip::diagnostics::{self, cause};
 use crate::sip::endpoint::{NameAddr, Source};
 use crate::sip::message::{Message, Method, Response};
 use crate::sip::session_timer::TIMER;
 use crate::sip::uri::{Scheme, Uri};
 use crate::xmpp::jid::Jid;
-use crate::xmpp::server::Refused;
+use crate::xmpp::server::{Refused, Undelivered};
 use crate::xmpp::stanza::StanzaError;
 use std::borrow::Cow;
 
@@ -48,6 +52,15 @@ impl Answer {
     pub(super) fn with(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
         self.headers.push((name, value.into()));
         self
+    }
+
+    /// With what `ms-diagnostics-public` says of the cause, where that is more than the
+    /// status does.
+    pub(super) fn because(self, diagnostic: Option<&'static str>) -> Self {
+        match diagnostic {
+            Some(diagnostic) => self.with(diagnostics::HEADER, diagnostic),
+            None => self,
+        }
     }
 
     /// 503: a table is full, or the program ends.
@@ -82,13 +95,24 @@ impl Answer {
     /// The answer to a MESSAGE that the XMPP side did not even take.
     pub(super) fn of_refused(refused: Refused) -> Self {
         match refused {
-            Refused::NotPartner => Self::new(404, "The Domain Is No XMPP Partner Here", Counter::SipMessageFailed),
+            Refused::NotPartner => Self::new(404, "The Domain Is No XMPP Partner Here", Counter::SipMessageFailed)
+                .because(Some(cause::NO_ROUTE)),
             Refused::Overload => {
                 Self { counter: Counter::SipMessageFailed, ..Self::overload("Too Much Waits For This Domain") }
             }
             Refused::TooLarge { .. } => Self::new(513, "Larger Than The XMPP Server Takes", Counter::SipMessageFailed),
-            Refused::Failed(why) => Self::of_failure(error::answer_for_undelivered(why)),
+            Refused::Failed(why) => Self::of_undelivered(why),
         }
+    }
+
+    /// The answer to a request whose stanza did not reach the XMPP side.
+    pub(super) fn of_undelivered(why: Undelivered) -> Self {
+        Self::of_failure(error::answer_for_undelivered(why)).because(match why {
+            Undelivered::NotFound => Some(cause::NO_ROUTE),
+            Undelivered::Refused => Some(cause::NO_TRUST),
+            Undelivered::Unreachable | Undelivered::Timeout | Undelivered::StreamLost => Some(cause::NOT_NOW),
+            Undelivered::TooLarge | Undelivered::Overload => None,
+        })
     }
 
     /// The answer to a body we cannot read.
@@ -109,7 +133,7 @@ impl Gateway {
             cx.count(Counter::SipMessageIn);
         }
         let proven = self.proves_anything(source);
-        match self.judge(message, source, proven) {
+        match self.judge(message, source, proven).and_then(|accepted| self.permit(cx, message, accepted)) {
             Ok(Accepted::Message { from, to }) => self.message_from_sip(cx, transaction, message, from, to),
             Ok(Accepted::Subscribe { from, to }) => {
                 self.subscribe_from_sip(cx, transaction, message, source, (from, to));
@@ -185,10 +209,70 @@ impl Gateway {
         }
     }
 
+    /// May its sender have of the target what he asks for, by his rights and by the word
+    /// that vouches for him?
+    fn permit(&mut self, cx: &Cx<'_>, message: &Message<'_>, accepted: Accepted) -> Result<Accepted, Answer> {
+        let (from, to, what) = match &accepted {
+            Accepted::Message { from, to } => (from, to, What::Im),
+            Accepted::Subscribe { from, to } => (from, to, What::Presence),
+            Accepted::Resubscribe { .. } | Accepted::Notify { .. } | Accepted::Options => return Ok(accepted),
+        };
+        self.permit_sip(cx, message, from, to, what)?;
+        Ok(accepted)
+    }
+
+    /// May this SIP user have this of that XMPP user, as this request asks? The same for
+    /// whatever a request may ask for: messages, sessions, presence, calls.
+    pub(super) fn permit_sip(
+        &mut self,
+        cx: &Cx<'_>,
+        message: &Message<'_>,
+        from: &Jid,
+        to: &Jid,
+        what: What,
+    ) -> Result<(), Answer> {
+        let way = match self.decorating(message.uri()) {
+            Some(place) => self.may_talk_by(cx, from, place, what),
+            None => self.may_talk(cx, from, to.domain(), what),
+        };
+        way.map_err(Denial::answer)?;
+        if !self.is_verified(from.domain(), message) && !self.has_as_contact(to, from) {
+            let answer = Answer::new(403, "The Sender Is Not Verified And No Contact", Counter::Unverified);
+            return Err(answer.because(Some(cause::UNVERIFIED)));
+        }
+        Ok(())
+    }
+
+    /// The provider whose decorated address a Request-URI is.
+    fn decorating(&self, uri: &str) -> Option<usize> {
+        if !self.settings.providers.iter().any(|provider| provider.enabled) {
+            return None;
+        }
+        let mut jid = String::new();
+        address::to_jid(uri, None, &mut jid).ok()?;
+        provider::undecorate(&self.settings, &Jid::parse(&jid).ok()?)?.ok().map(|(_, place)| place)
+    }
+
+    /// Is the sender who he says, by the word that counts for his domain?
+    fn is_verified(&self, sip_domain: &str, message: &Message<'_>) -> bool {
+        let level = match self.routes.sip_domain(&self.settings, sip_domain) {
+            Some(domain) if route::is_discovered(domain) => self.settings.discovery_verification,
+            Some(domain) => domain.verification,
+            None => Verification::Always,
+        };
+        match level {
+            Verification::Always => true,
+            Verification::Never => false,
+            Verification::Source => says_verified(message),
+        }
+    }
+
     /// Is the source a peer of any domain?
     fn proves_anything(&self, source: &Source) -> bool {
         let source = self.sip_source(source);
         self.settings.sip_domains.iter().any(|domain| route::may_send_for(domain, &source))
+            // While discovery is open a believed certificate may be anybody's.
+            || (self.settings.discovery_open && source.certificate.is_some_and(PeerCertificate::is_trusted))
     }
 
     fn sip_source<'a>(&'a self, source: &Source) -> SipSource<'a> {
@@ -218,7 +302,8 @@ impl Gateway {
             _ => &uri.host.to_ascii_lowercase(),
         };
         if let Err(denied) = self.routes.sip_sender(&self.settings, domain, &self.sip_source(source)) {
-            return Err(Answer::new(denied.status(), denied.reason(), Counter::SipForbidden));
+            let answer = Answer::new(denied.status(), denied.reason(), Counter::SipForbidden);
+            return Err(answer.because(denied.diagnostic()));
         }
         match mapped {
             Ok(Ok(jid)) if jid.resource().is_none() => Ok(gruu_elsewhere(message, &jid).unwrap_or(jid)),
@@ -255,6 +340,11 @@ impl Gateway {
         let mut jid = String::new();
         address::to_jid(message.uri(), None, &mut jid).map_err(|why| not_found(why.reason()))?;
         let jid = Jid::parse(&jid).map_err(|_| not_found("The Address Has No XMPP Form"))?;
+        let jid = match provider::undecorate(&self.settings, &jid) {
+            None => jid,
+            Some(Ok((user, _))) => user,
+            Some(Err(why)) => return Err(not_found(why.reason())),
+        };
         if self.routes.xmpp_domain(&self.settings, jid.domain()).is_some() {
             return if jid.local().is_none() && message.method() != Method::Options {
                 Err(not_found("The Address Has No User"))
@@ -263,9 +353,10 @@ impl Gateway {
             };
         }
         if self.routes.sip_domain(&self.settings, jid.domain()).is_some() {
-            return Err(not_found("This Gateway Bridges To XMPP, Not Back To SIP"));
+            let answer = not_found("This Gateway Bridges To XMPP, Not Back To SIP");
+            return Err(answer.because(Some(cause::SAME_SIDE)));
         }
-        Err(not_found("The Domain Is No XMPP Partner Here"))
+        Err(not_found("The Domain Is No XMPP Partner Here").because(Some(cause::NO_ROUTE)))
     }
 
     fn is_own_host(&self, uri: &str) -> bool {
@@ -321,6 +412,21 @@ impl Gateway {
             ),
         );
     }
+}
+
+/// Does an Edge vouch for the sender of this request?
+fn says_verified(message: &Message<'_>) -> bool {
+    let levels = message.headers("ms-asserted-verification-level");
+    let said = |level: &str| {
+        level.split(';').filter_map(|parameter| parameter.split_once('=')).find_map(|(name, value)| {
+            name.trim()
+                .eq_ignore_ascii_case("ms-source-verified-user")
+                .then(|| value.trim().eq_ignore_ascii_case("verified"))
+        })
+    };
+    // One that says otherwise takes the word back.
+    let mut told = levels.filter_map(said).peekable();
+    told.peek().is_some() && told.all(|verified| verified)
 }
 
 /// The sender's full address when not From but Contact or P-Asserted-Identity holds his

@@ -9,6 +9,7 @@
 
 use super::client::Client;
 use super::connection;
+use super::diagnostics::Readers;
 pub use super::emit::{Request, Response};
 use super::framer;
 pub use super::header::{CSeq, MediaType, NameAddr, Params, Via};
@@ -167,6 +168,8 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Endpoint {
     pub(super) ways: Ways,
+    /// Who gets diagnostics with a failure.
+    pub(super) readers: Readers,
     /// Drawn when it is first needed.
     pub(super) secret: Option<Secret>,
     pub(super) links: Links,
@@ -230,6 +233,7 @@ impl Endpoint {
     pub fn new(settings: &Settings) -> Self {
         Self {
             ways: Ways::new(settings),
+            readers: Readers::new(settings),
             secret: None,
             links: Links::new(),
             link_timers: Timers::with_capacity(SIP_LINKS_MAX * connection::TIMERS as usize),
@@ -255,6 +259,7 @@ impl Endpoint {
     /// Takes over changed settings; connections and transactions go on.
     pub fn configure(&mut self, cx: &mut Cx<'_>, settings: &Settings) {
         self.ways = Ways::new(settings);
+        self.readers = Readers::new(settings);
         cx.debug("sip.configured", format_args!("links={} transactions={}", self.links.len(), self.servers.len()));
     }
 

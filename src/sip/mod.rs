@@ -3,6 +3,7 @@
 
 mod client;
 mod connection;
+pub mod diagnostics;
 pub mod dialog;
 pub mod emit;
 pub mod endpoint;

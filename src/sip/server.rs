@@ -1,6 +1,7 @@
 //! Requests of others: told apart from their repetitions, answered, and remembered
 //! until no repetition can come any more.
 
+use super::diagnostics::diagnosed;
 use super::emit::{Response, emit_response};
 use super::endpoint::{END, Endpoint, Event, Outcome, RESEND, Source, TIMERS, timer};
 use super::header::{Via, split_list};
@@ -319,7 +320,9 @@ impl Endpoint {
     pub(super) fn answer_stranger(&mut self, cx: &mut Cx<'_>, transaction: Key, response: &Response<'_>) {
         if let Some(server) = self.servers.get(transaction) {
             let mut w = cx.out.begin();
-            emit_response(&mut w, response, [server.head.get(..server.copied.len).unwrap_or_default(), b""]);
+            diagnosed(response, self.reads_diagnostics(&server.source), |response| {
+                emit_response(&mut w, response, [server.head.get(..server.copied.len).unwrap_or_default(), b""]);
+            });
             let may_be_sent = server.source.transport.is_reliable() || w.len() <= server.len;
             if may_be_sent {
                 let span = w.finish();
@@ -351,7 +354,9 @@ impl Endpoint {
             return;
         };
         w.truncate(0);
-        emit_response(&mut w, response, [&copied, b""]);
+        diagnosed(response, self.reads_diagnostics(&source), |response| {
+            emit_response(&mut w, response, [&copied, b""]);
+        });
         self.buffers.take_back(copied);
         if self.may_answer(&source, w.len(), len) {
             let span = w.finish();
@@ -388,6 +393,13 @@ impl Endpoint {
         debug_assert!(w.len() > from, "every fault has words");
         w.str("\r\n");
         emit_salvaged(&mut w, malformed, source.address, &tag);
+        if self.reads_diagnostics(&source) {
+            diagnosed(&status(fault.status()), true, |response| {
+                for (name, value) in response.headers {
+                    w.str(name).str(": ").str(value).str("\r\n");
+                }
+            });
+        }
         w.str("Content-Length: 0\r\n\r\n");
         if self.may_answer(&source, w.len(), len) {
             let span = w.finish();
@@ -395,6 +407,12 @@ impl Endpoint {
         } else {
             w.cancel();
         }
+    }
+
+    /// Does whoever sent this get `ms-diagnostics-public` with a failure?
+    fn reads_diagnostics(&self, source: &Source) -> bool {
+        let certificate = source.link.and_then(|link| self.links.get(link)?.certificate.as_ref());
+        self.readers.has(source.transport, source.address.ip(), certificate)
     }
 
     fn may_answer(&self, source: &Source, answer: usize, request: usize) -> bool {
@@ -451,6 +469,7 @@ impl Endpoint {
 
     /// Writes a response, keeps it and sends it. `false`: it waits for a connection.
     fn send_response(&mut self, cx: &mut Cx<'_>, key: Key, response: &Response<'_>) -> bool {
+        let is_reader = self.servers.get(key).is_some_and(|server| self.reads_diagnostics(&server.source));
         let Some(server) = self.servers.get_mut(key) else { return true };
         let copied = server.copied;
         let piece = |from: usize, to: usize| server.head.get(from..to).unwrap_or_default();
@@ -460,7 +479,7 @@ impl Endpoint {
             _ => [piece(0, copied.len), b"".as_slice()],
         };
         let mut w = cx.out.begin();
-        emit_response(&mut w, response, copied);
+        diagnosed(response, is_reader, |response| emit_response(&mut w, response, copied));
         let (source, reply_to, len) = (server.source, server.reply_to, server.len);
         // A 100 is our own idea: it must not be what makes a forged request worth while.
         if response.status == 100 && !may_answer(&self.ways, &source, w.len(), len) {

@@ -155,7 +155,7 @@ const fn via_end(transport: Transport) -> &'static str {
 }
 
 /// A domain in A-labels, as certificates have it.
-fn ascii(domain: &str) -> String {
+pub(super) fn ascii(domain: &str) -> String {
     idna::domain_to_ascii(domain).unwrap_or_else(|_| domain.to_ascii_lowercase())
 }
 

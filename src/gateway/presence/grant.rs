@@ -12,6 +12,7 @@ use crate::base::cx::Cx;
 use crate::base::slab::Key;
 use crate::base::time::Instant;
 use crate::base::xml::Tag;
+use crate::gateway::policy::What;
 use crate::gateway::uas::Answer;
 use crate::gateway::{Gateway, message};
 use crate::limits::{DIALOG_OCTETS_MAX, NOTIFIERS_PER_CONTACT_MAX, RESOURCES_MAX, SUBSCRIBE_EXPIRES_MIN_S};
@@ -244,6 +245,11 @@ impl Gateway {
             && self.presence.names(key).is_some_and(|(sip, _)| sip.domain() == from.domain());
         if !is_his {
             return Err(Self::no_subscription(Counter::SubscribeRefusedIn));
+        }
+        if let Some((sip, xmpp)) = self.presence.names(key)
+            && let Err(denial) = self.could_talk(cx.wall, &sip, xmpp.domain(), What::Presence)
+        {
+            return Err(denial.answer());
         }
         let expires = self.granted(message)?;
         let (now, local_tag) = (cx.now, notifier.dialog.local_tag().to_owned());

@@ -25,6 +25,7 @@ mod tell;
 mod watch;
 
 use super::Gateway;
+use super::policy::What;
 use super::uas::Answer;
 use crate::base::counters::Counter;
 use crate::base::cx::{Cx, Ticket};
@@ -170,9 +171,17 @@ impl Gateway {
     /// May users of this partner watch a SIP user? Those of a public-unverified one only
     /// while they are among his contacts.
     fn may_watch(&self, contact: Key) -> bool {
-        let Some((_, xmpp)) = self.presence.names(contact) else { return false };
+        let Some((sip, xmpp)) = self.presence.names(contact) else { return false };
         let is_added = self.presence.contacts.get(contact).is_some_and(|c| c.grant.is_added);
         self.routes.xmpp_domain(&self.settings, xmpp.domain()).is_some_and(|domain| domain.may_write(is_added))
+            && self.could_talk(self.presence.clock.1, &sip, xmpp.domain(), What::Presence).is_ok()
+    }
+
+    /// Does the XMPP user have the SIP user among his contacts?
+    pub(super) fn has_as_contact(&self, xmpp: &Jid, sip: &Jid) -> bool {
+        let contact = self.presence.find(sip.bare(), xmpp.bare());
+        let watch = contact.and_then(|key| self.presence.contacts.get(key)).map(|contact| contact.watch.state);
+        matches!(watch, Some(table::Authorization::Active | table::Authorization::Pending))
     }
 
     /// Does the SIP user have the XMPP user among his contacts?

@@ -16,6 +16,7 @@ use crate::base::text::Escaped;
 use crate::base::time::Instant;
 use crate::base::xml::Tree;
 use crate::gateway::content::outward::first_language;
+use crate::gateway::policy::What;
 use crate::gateway::route::{SipSource, may_send_for};
 use crate::gateway::uas::Answer;
 use crate::gateway::{Gateway, error, message};
@@ -69,7 +70,8 @@ impl Gateway {
         poll: Option<&str>,
     ) -> Option<Key> {
         let (sip, xmpp) = self.presence.names(key)?;
-        let (local_uri, remote_uri) = (message::sip_uri(&xmpp, false).ok()?, message::sip_uri(&sip, false).ok()?);
+        let way = self.could_talk(cx.wall, &sip, xmpp.domain(), What::Presence).ok()?;
+        let (local_uri, remote_uri) = (self.known_as(way, &xmpp, false).ok()?, message::sip_uri(&sip, false).ok()?);
         let (call_id, tag) = (message::new_call_id(cx), message::new_tag(cx));
         let parts = Parts {
             call_id: &call_id,

@@ -8,6 +8,7 @@ use crate::base::counters::Counter;
 use crate::base::cx::Cx;
 use crate::base::slab::Key;
 use crate::base::text::Escaped;
+use crate::gateway::policy::What;
 use crate::gateway::{Gateway, message};
 use crate::xmpp::jid::Jid;
 use crate::xmpp::stanza::{Condition, Stanza, StanzaError};
@@ -30,6 +31,10 @@ impl Gateway {
         let is_contact = self.is_contact(&sip, &xmpp);
         if let Err(denied) = self.routes.from_xmpp(&self.settings, xmpp.domain(), sip.domain(), is_contact) {
             return Err(StanzaError::new(denied.condition()).with_text(denied.reason()));
+        }
+        if let Err(denial) = self.may_talk(cx, &sip, xmpp.domain(), What::Presence) {
+            cx.count(denial.counter());
+            return Err(denial.error());
         }
         if message::sip_uri(&sip, false).is_err() || message::sip_uri(&xmpp, false).is_err() {
             return Err(refuse(Condition::JidMalformed, "the address has no SIP form"));
@@ -109,6 +114,15 @@ impl Gateway {
             cx.debug(
                 "presence.probe-denied",
                 format_args!("from={} cause={}", self.named(xmpp.as_str()), denied.reason()),
+            );
+            self.say_unsubscribed_to(cx, &sip, &xmpp);
+            return Ok(None);
+        }
+        if let Err(denial) = self.may_talk(cx, &sip, xmpp.domain(), What::Presence) {
+            cx.refuse(
+                denial.counter(),
+                "presence.probe-denied",
+                format_args!("from={} cause={}", self.named(xmpp.as_str()), Escaped(denial.reason())),
             );
             self.say_unsubscribed_to(cx, &sip, &xmpp);
             return Ok(None);
