@@ -166,6 +166,8 @@ counters! {
     XmlRefused = "xmpp.refused.xml",
     /// Stanzas from domains that are no partner.
     NotPartner = "xmpp.refused.not-partner",
+    /// Servers that the DNS names for a SIP domain and that are outside of it.
+    SrvForeignTarget = "dns.srv.foreign-target",
     /// Messages, presence and calls that the SIP user's policy does not allow.
     PolicyRefused = "policy.refused",
     /// Requests of SIP users who are not verified, for those who have them not as contacts.

@@ -65,6 +65,8 @@ pub enum NotLocated {
     NoAnswer,
     /// There is an answer, and it holds no address that may be used.
     NoAddress,
+    /// The servers it names are outside the domain, and that is not allowed.
+    ForeignTarget,
 }
 
 /// Why a link is gone.

@@ -41,6 +41,14 @@ pub enum Service<'a> {
         /// Only TLS will do.
         secure_only: bool,
     },
+    /// The Edge of a SIP domain that federates as Lync does: by one SRV record of its own,
+    /// over TLS and nothing else.
+    Federation {
+        /// The domain.
+        domain: &'a str,
+        /// Has a server to be in the domain? If not, one that is not is only told of.
+        is_strict: bool,
+    },
     /// The servers of an XMPP domain. Direct TLS targets have `Transport::Tls`, those
     /// for STARTTLS `Transport::Tcp`.
     XmppServer {
@@ -68,6 +76,8 @@ pub struct Located {
     pub token: u64,
     /// Where to go, or why nowhere.
     pub result: Result<Targets, NotLocated>,
+    /// Of a federation, the name of each target's host: what its certificate may name.
+    pub hosts: Vec<String>,
 }
 
 /// Longest time a domain may take to be located.
@@ -112,7 +122,10 @@ impl Locator {
     pub fn locate(&mut self, cx: &mut Cx<'_>, service: Service<'_>, token: u64) -> Option<Located> {
         let wanted = match Wanted::new(service) {
             Ok(wanted) => wanted,
-            Err(result) => return Some(Located { token, result: result.map(|target| [target].into_iter().collect()) }),
+            Err(result) => {
+                let result = result.map(|target| [target].into_iter().collect());
+                return Some(Located { token, result, hosts: Vec::new() });
+            }
         };
         if self.waiters >= DNS_WAITERS_MAX {
             return Some(self.overload(cx, &wanted, token));
@@ -136,11 +149,13 @@ impl Locator {
         };
         self.waiters += 1;
         let result = self.advance(cx, key);
-        if result.is_some() {
-            self.remove(key);
-        }
+        let hosts = match &result {
+            Some(Ok(targets)) => self.remove(key).map(|locate| locate.stage.hosts_of(&locate.wanted, targets)),
+            Some(Err(_)) => self.remove(key).map(|_| Vec::new()),
+            None => None,
+        };
         self.on_answers(cx);
-        result.map(|result| Located { token, result })
+        result.map(|result| Located { token, result, hosts: hosts.unwrap_or_default() })
     }
 
     /// The next outcome. To be asked until there is none, after every call.
@@ -201,7 +216,7 @@ impl Locator {
 
     fn overload(&self, cx: &mut Cx<'_>, wanted: &Wanted, token: u64) -> Located {
         cx.refuse(Counter::DnsOverload, "dns.overload", format_args!("side=ours name={}", Escaped(wanted.name())));
-        Located { token, result: Err(NotLocated::NoAnswer) }
+        Located { token, result: Err(NotLocated::NoAnswer), hosts: Vec::new() }
     }
 
     /// Hands answers to whoever waits for them, and room for questions to whoever waits
@@ -264,7 +279,10 @@ impl Locator {
 
     fn tell(&mut self, key: Key, result: &Result<Targets, NotLocated>) {
         if let Some(locate) = self.remove(key) {
-            self.ready.extend(locate.tokens.iter().map(|&token| Located { token, result: result.clone() }));
+            let hosts = result.as_ref().map(|targets| locate.stage.hosts_of(&locate.wanted, targets));
+            let hosts = hosts.unwrap_or_default();
+            let of = |&token: &u64| Located { token, result: result.clone(), hosts: hosts.clone() };
+            self.ready.extend(locate.tokens.iter().map(of));
         }
     }
 
@@ -297,6 +315,8 @@ enum Wanted {
     SipOver { host: String, transport: Transport },
     /// SRV and hosts.
     Xmpp { domain: String },
+    /// SRV and hosts.
+    Federation { domain: String, is_strict: bool },
     /// One host; `found_by_others`: named in a message, not by the operator.
     Host { host: String, port: u16, transport: Transport, found_by_others: bool },
 }
@@ -306,13 +326,17 @@ impl Wanted {
     fn new(service: Service<'_>) -> Result<Self, Result<Target, NotLocated>> {
         let (name, literal) = match service {
             Service::Sip { host, .. } | Service::Host { host, .. } => (host, address_of(host)),
-            Service::XmppServer { domain } => (domain, address_of(domain)),
+            Service::XmppServer { domain } | Service::Federation { domain, .. } => (domain, address_of(domain)),
         };
         let ascii = match literal {
             Some(_) => Cow::Borrowed(""),
             None => ascii_name(name).ok_or(Err(NotLocated::NoSuchDomain))?,
         };
         let (port, transport, found_by_others) = match service {
+            Service::Federation { is_strict, .. } if literal.is_none() => {
+                return Ok(Self::Federation { domain: ascii.into_owned(), is_strict });
+            }
+            Service::Federation { .. } => return Err(Err(NotLocated::NoSuchDomain)),
             Service::XmppServer { .. } if literal.is_none() => return Ok(Self::Xmpp { domain: ascii.into_owned() }),
             Service::XmppServer { .. } => (XMPP_PORT, Transport::Tcp, true),
             Service::Host { port, transport, .. } => (port, transport, false),
@@ -344,7 +368,7 @@ impl Wanted {
     fn name(&self) -> &str {
         match self {
             Self::Sip { host, .. } | Self::SipOver { host, .. } | Self::Host { host, .. } => host,
-            Self::Xmpp { domain } => domain,
+            Self::Xmpp { domain } | Self::Federation { domain, .. } => domain,
         }
     }
 }
@@ -469,6 +493,11 @@ impl Stage {
                 ],
                 fallback: Fallback { host: domain.clone(), port: XMPP_PORT, transport: Transport::Tcp },
             },
+            // The fallback is never taken: without a record the domain does not federate.
+            Wanted::Federation { domain, .. } => Self::Srv {
+                questions: vec![SrvQuestion::new(format!("_sipfederationtls._tcp.{domain}"), Transport::Tls)],
+                fallback: Fallback { host: domain.clone(), port: sip_port(Transport::Tls), transport: Transport::Tls },
+            },
             Wanted::Host { host, port, transport, .. } => {
                 let hosts = vec![Host::new(host.clone(), *port, *transport)];
                 Self::Hosts(Hosts { hosts, by_srv: false })
@@ -509,6 +538,16 @@ impl Stage {
         taken
     }
 
+    /// The host of each target, where its certificate may name that.
+    fn hosts_of(&self, wanted: &Wanted, targets: &Targets) -> Vec<String> {
+        let (Self::Hosts(hosts), Wanted::Federation { .. }) = (self, wanted) else { return Vec::new() };
+        let has = |host: &Host, target: &Target| {
+            host.port == target.address.port() && host.addresses().any(|a| a.to_canonical() == target.address.ip())
+        };
+        let host_of = |target| hosts.hosts.iter().find(|host| has(host, target)).map(|host| host.name.clone());
+        targets.iter().map(|target| host_of(target).unwrap_or_default()).collect()
+    }
+
     /// What follows when no question is open.
     fn next(&mut self, cx: &mut Cx<'_>, wanted: &Wanted, policy: &Policy<'_>) -> Step {
         match self {
@@ -518,6 +557,7 @@ impl Stage {
             }
             Self::Srv { questions, fallback } => match wanted {
                 Wanted::Xmpp { .. } => after_xmpp_srv(cx, questions, fallback),
+                Wanted::Federation { domain, is_strict } => after_federation_srv(cx, questions, domain, *is_strict),
                 _ => after_sip_srv(cx, questions, fallback),
             },
             Self::Hosts(hosts) => {
@@ -611,6 +651,37 @@ fn after_xmpp_srv(cx: &mut Cx<'_>, questions: &[SrvQuestion], fallback: &Fallbac
     // What is said of direct TLS says nothing of the other.
     let is_told = questions.iter().any(|question| question.transport == Transport::Tcp && question.offered().is_some());
     after_no_srv(is_told, fallback)
+}
+
+/// A server that the record names has to be in the domain it serves, or anybody who can
+/// forge an answer of the DNS, or was once given the domain's record, could be its Edge.
+fn after_federation_srv(cx: &mut Cx<'_>, questions: &[SrvQuestion], domain: &str, is_strict: bool) -> Step {
+    let mut records: Vec<_> = questions.iter().filter_map(SrvQuestion::offered).flatten().collect();
+    if records.is_empty() {
+        let failed = questions.iter().any(|question| question.answer == Some(Answer::Failed));
+        return Step::Done(Err(if failed { NotLocated::NoAnswer } else { NotLocated::NoSuchDomain }));
+    }
+    for (_, srv) in records.iter().filter(|(_, srv)| !is_within(&srv.target, domain)) {
+        let what = if is_strict { "refused" } else { "used all the same" };
+        cx.refuse(
+            Counter::SrvForeignTarget,
+            "dns.srv.foreign-target",
+            format_args!(
+                "side=sip id=1009 domain={} host={} what=\"{what}\" do=\"let the record name a host of the domain, or set next-hop\"",
+                Escaped(domain),
+                Escaped(&srv.target)
+            ),
+        );
+    }
+    if is_strict {
+        records.retain(|(_, srv)| is_within(&srv.target, domain));
+    }
+    if records.is_empty() { Step::Done(Err(NotLocated::ForeignTarget)) } else { Step::To(Stage::hosts(cx, records)) }
+}
+
+/// Is the host the domain, or below it? Both as the DNS has them.
+fn is_within(host: &str, domain: &str) -> bool {
+    host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 /// `is_told`: there are SRV records, and they say that the service is not offered.
@@ -945,6 +1016,50 @@ mod tests {
     }
 
     #[test]
+    fn a_federation_is_found_by_its_own_record_and_by_nothing_else() {
+        let mut t = Test::new(zone());
+        t.zone.addresses.extend([("sip.office.example", "192.0.2.7"), ("spare.office.example", "192.0.2.8")]);
+        t.zone.srv.extend([
+            ("_sipfederationtls._tcp.office.example", 20, 0, 5061, "spare.office.example"),
+            ("_sipfederationtls._tcp.office.example", 10, 0, 5063, "sip.office.example"),
+        ]);
+        let office = Service::Federation { domain: "Office.example", is_strict: true };
+        assert_eq!(t.result(office), Ok(vec!["TLS 192.0.2.7:5063".into(), "TLS 192.0.2.8:5061".into()]));
+        assert_eq!(t.asked[0], "_sipfederationtls._tcp.office.example");
+        // What it was asked for, its certificate may name.
+        let located = t.locator.locate(&mut t.world.cx(), office, 8).expect("known by now");
+        assert_eq!(located.hosts, ["sip.office.example", "spare.office.example"]);
+        // Another service of the domain is none of this.
+        assert_eq!(
+            t.result(Service::Federation { domain: "sip.example", is_strict: true }),
+            Err(NotLocated::NoSuchDomain)
+        );
+        t.zone.servfail.push("dark.example");
+        let dark = Service::Federation { domain: "dark.example", is_strict: true };
+        assert_eq!(t.result(dark), Err(NotLocated::NoAnswer));
+    }
+
+    #[test]
+    fn a_federation_server_outside_the_domain_is_refused_or_told_of() {
+        let mut t = Test::new(zone());
+        t.zone.srv.push(("_sipfederationtls._tcp.office.example", 10, 0, 5061, "two.example"));
+        let office = |is_strict| Service::Federation { domain: "office.example", is_strict };
+        assert_eq!(t.result(office(true)), Err(NotLocated::ForeignTarget));
+        assert_eq!(t.result(office(false)), Ok(vec!["TLS 192.0.2.2:5061".into()]));
+        // A name that only ends alike is outside.
+        t.zone.addresses.push(("myoffice.example", "192.0.2.9"));
+        t.zone.srv.push(("_sipfederationtls._tcp.office.example", 5, 0, 5061, "myoffice.example"));
+        assert!(!is_within("myoffice.example", "office.example") && is_within("office.example", "office.example"));
+        // One inside the domain is used, and those outside are left out.
+        let mut t = Test::new(zone());
+        t.zone.addresses.push(("sip.mixed.example", "192.0.2.7"));
+        t.zone.srv.push(("_sipfederationtls._tcp.mixed.example", 10, 0, 5061, "two.example"));
+        t.zone.srv.push(("_sipfederationtls._tcp.mixed.example", 20, 0, 5061, "sip.mixed.example"));
+        let mixed = Service::Federation { domain: "mixed.example", is_strict: true };
+        assert_eq!(t.result(mixed), Ok(vec!["TLS 192.0.2.7:5061".into()]));
+    }
+
+    #[test]
     fn an_xmpp_domain_with_srv_records_is_found() {
         let mut t = Test::new(zone());
         assert_eq!(t.xmpp("chat.example"), Ok(vec!["TCP [2001:db8::1]:5269".into(), "TCP 192.0.2.1:5269".into()]));
@@ -1205,7 +1320,7 @@ mod tests {
         t.world.now = t.world.now.after(Duration::from_millis(1));
         assert_eq!(t.locator.locate(&mut t.world.cx(), Service::XmppServer { domain: "chat.example" }, 1), None);
         let overload = t.locator.locate(&mut t.world.cx(), Service::XmppServer { domain: "x.example" }, 2);
-        assert_eq!(overload, Some(Located { token: 2, result: Err(NotLocated::NoAnswer) }));
+        assert_eq!(overload, Some(Located { token: 2, result: Err(NotLocated::NoAnswer), hosts: Vec::new() }));
         let mut told = BTreeMap::new();
         let start = t.world.now;
         while let Some(deadline) = t.locator.deadline() {

@@ -184,6 +184,9 @@ pub fn stanza_error_for(failure: Failure) -> StanzaError<'static> {
         Failure::NotLocated(NotLocated::NoSuchDomain) => {
             (Condition::RemoteServerNotFound, "the SIP domain has no server in the DNS")
         }
+        Failure::NotLocated(NotLocated::ForeignTarget) => {
+            (Condition::RemoteServerNotFound, "the DNS names a server outside the SIP domain")
+        }
         Failure::NotLocated(_) => (Condition::RemoteServerTimeout, "the SIP server cannot be found in the DNS now"),
         Failure::Certificate => (Condition::InternalServerError, "the SIP server's certificate is not trusted"),
         Failure::Overload => (Condition::InternalServerError, "the SIP server is overloaded"),

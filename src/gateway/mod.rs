@@ -32,7 +32,7 @@ use crate::base::time::Instant;
 use crate::base::xml::Tree;
 use crate::dns::locate::{Located, Locator, Service};
 use crate::limits::{SIP_CLIENT_TRANSACTIONS_MAX, STREAMS_MAX};
-use crate::settings::{ListenerKind, Settings};
+use crate::settings::{Dialect, ListenerKind, Settings, SipDomain};
 use crate::sip::endpoint::Endpoint;
 use crate::xmpp::server::Server;
 use input::Input;
@@ -316,8 +316,13 @@ impl Gateway {
             // was refused is over.
             Event::Cancelled { .. } | Event::Unacknowledged { .. } => {}
             Event::Locate { request, place } => {
+                let federation = self.federation(&place.host);
                 let service = match (place.port, place.transport) {
                     (Some(port), Some(transport)) => Service::Host { host: &place.host, port, transport },
+                    (None, None) if federation.is_some() => Service::Federation {
+                        domain: &place.host,
+                        is_strict: federation.is_some_and(|domain| domain.srv_target_strict),
+                    },
                     (port, transport) => Service::Sip { host: &place.host, port, transport, secure_only: place.sips },
                 };
                 self.locate(cx, Asker::Sip(request), &service);
@@ -352,10 +357,18 @@ impl Gateway {
         }
     }
 
+    /// The SIP domain, in A-labels, if it federates as Lync does and nobody said where its
+    /// servers are.
+    fn federation(&self, ascii: &str) -> Option<&SipDomain> {
+        let name = idna::domain_to_unicode(ascii).0;
+        let domain = self.routes.sip_domain(&self.settings, &name)?;
+        (domain.dialect == Dialect::Lync && domain.next_hop.is_none()).then_some(domain)
+    }
+
     fn locate(&mut self, cx: &mut Cx<'_>, asker: Asker, service: &Service<'_>) {
         let Ok(key) = self.asked.insert(asker) else {
             cx.refuse(Counter::DnsTimeout, "dns.full", format_args!("side=ours cause=too-many-questions"));
-            return self.tell_asker(cx, asker, Err(crate::base::net::NotLocated::NoAnswer));
+            return self.tell_asker(cx, asker, Err(crate::base::net::NotLocated::NoAnswer), &[]);
         };
         if let Some(located) = self.dns.locate(cx, *service, key.to_bits()) {
             self.on_located(cx, &located);
@@ -364,7 +377,7 @@ impl Gateway {
 
     fn on_located(&mut self, cx: &mut Cx<'_>, located: &Located) {
         let Some(asker) = self.asked.remove(Key::from_bits(located.token)) else { return };
-        self.tell_asker(cx, asker, located.result.as_deref().map_err(|why| *why));
+        self.tell_asker(cx, asker, located.result.as_deref().map_err(|why| *why), &located.hosts);
     }
 
     fn tell_asker(
@@ -372,9 +385,13 @@ impl Gateway {
         cx: &mut Cx<'_>,
         asker: Asker,
         result: Result<&[crate::base::net::Target], crate::base::net::NotLocated>,
+        hosts: &[String],
     ) {
         match asker {
-            Asker::Sip(request) => self.sip.located(cx, request, result),
+            Asker::Sip(request) => {
+                self.sip.may_name(request, hosts);
+                self.sip.located(cx, request, result);
+            }
             Asker::Xmpp(place) => self.xmpp.located(cx, place, result),
         }
     }

@@ -108,7 +108,8 @@ mod tests {
     #[test]
     fn a_decorated_address_is_a_user_of_the_domain_in_brackets() {
         let settings = settings();
-        let of = |text| undecorate(&settings, &jid(text)).map(|found| found.map(|(user, _)| user.as_str().to_owned()));
+        let of =
+            |text: &str| undecorate(&settings, &jid(text)).map(|found| found.map(|(user, _)| user.as_str().to_owned()));
         assert_eq!(of("lena(lake.example)@pier.example"), Some(Ok("lena@lake.example".into())));
         assert_eq!(of("lena(Lake.example)@pier.example/desk"), Some(Ok("lena@lake.example/desk".into())));
         assert_eq!(of("l(e)na(lake.example)@pier.example"), Some(Ok("l(e)na@lake.example".into())));

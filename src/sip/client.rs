@@ -10,7 +10,7 @@ use super::message::{Message, Method};
 use super::server::{MARK, OWN};
 use super::table::Secret;
 use super::transaction::{Class, ClientInput, ClientMachine, ClientState, Kind, Send, Set, Step, T1_64, Tell};
-use super::transport::{Branch, COOKIE, FAILED_FOR, LinkState, RETRY_AFTER_MAX, Route, base32};
+use super::transport::{Branch, COOKIE, FAILED_FOR, LinkState, RETRY_AFTER_MAX, Route, ascii, base32};
 use super::uri::Uri;
 use crate::base::counters::Counter;
 use crate::base::cx::{Cx, Ticket};
@@ -22,7 +22,7 @@ use crate::limits::{
     DNS_TARGETS_MAX, SIP_CLIENT_TRANSACTIONS_PER_ROUTE_MAX, SIP_MESSAGE_OCTETS_MAX, SIP_PAGER_OCTETS_MAX,
     SIP_ROUTES_MAX,
 };
-use crate::settings::{NextHop, NextHopTransport};
+use crate::settings::{DISCOVERED, NextHop, NextHopTransport, Settings, SipDomain};
 use core::net::SocketAddr;
 use core::time::Duration;
 
@@ -31,6 +31,9 @@ pub(super) const ROUTES_MAX: usize = SIP_ROUTES_MAX;
 /// Addresses are asked for again after that time: the locator knows how long they are
 /// good, and answers from its memory.
 const LOCATED_FOR: Duration = Duration::from_secs(10);
+/// A request that would have to wait longer than that for its destination to take it, in
+/// microseconds, is refused: who sent it would not wait for the answer.
+const PACED_US_MAX: u64 = 32_000_000;
 /// Random characters of a branch: 60 bits.
 const BRANCH_RANDOM: usize = 12;
 /// Octets of a branch of ours: cookie, random characters, mark.
@@ -76,6 +79,8 @@ pub(super) struct Client {
 /// How far a request is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    /// It waits until its destination takes one more.
+    Paced,
     /// Its addresses are being looked for.
     Locating,
     /// Its connection is being opened.
@@ -92,6 +97,36 @@ pub(super) fn is_own_branch(secret: Secret, branch: &str, call_id: &str, from_ta
         return false;
     };
     mark == mark_of(secret, random, marked(secret, call_id, from_tag, uri))
+}
+
+/// A moment in microseconds: a destination may take more than a thousand requests a second.
+const fn micros(at: Instant) -> u64 {
+    at.as_millis().saturating_mul(1000)
+}
+
+/// How fast requests may go to each domain.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rates {
+    /// Domains in A-labels and requests a second, if they are to be held back.
+    domains: Vec<(String, Option<u32>)>,
+    /// The same for all others.
+    others: Option<u32>,
+}
+
+impl Rates {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let of = |domain: &SipDomain| (ascii(&domain.domain), domain.rate);
+        Self {
+            domains: settings.sip_domains.iter().map(of).collect(),
+            others: DISCOVERED.rate.filter(|_| settings.discovery_open),
+        }
+    }
+
+    /// Microseconds from one request to the next.
+    fn interval(&self, domain: &str) -> Option<u64> {
+        let known = self.domains.iter().find(|(name, _)| name == domain);
+        known.map_or(self.others, |(_, rate)| *rate).map(|rate| 1_000_000 / u64::from(rate.max(1)))
+    }
 }
 
 fn marked(secret: Secret, call_id: &str, from_tag: &str, uri: &str) -> u64 {
@@ -122,6 +157,9 @@ impl Endpoint {
         }
         let is_crowded = |route: &Route| route.requests >= SIP_CLIENT_TRANSACTIONS_PER_ROUTE_MAX;
         if self.clients.is_full() || self.routes.get(route).is_none_or(is_crowded) {
+            return Err(Refused::Overload);
+        }
+        if self.routes.get(route).is_some_and(|route| route.departs.saturating_sub(micros(cx.now)) > PACED_US_MAX) {
             return Err(Refused::Overload);
         }
         let mut w = cx.out.begin();
@@ -164,10 +202,30 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Sends a new request, or has its addresses looked for.
+    /// Sends a new request when its destination takes one more.
     fn depart(&mut self, cx: &mut Cx<'_>, key: Key, route_key: Key) {
         let Some(route) = self.routes.get_mut(route_key) else { return };
         route.requests += 1;
+        let is_ack = self.clients.get(key).is_some_and(|client| client.is_ack);
+        let Some(interval) = self.rates.interval(&route.domain).filter(|_| !is_ack) else {
+            return self.go(cx, key, route_key);
+        };
+        let now = micros(cx.now);
+        let at = route.departs.max(now);
+        route.departs = at + interval;
+        if at == now {
+            return self.go(cx, key, route_key);
+        }
+        if let Some(client) = self.clients.get_mut(key) {
+            client.stage = Stage::Paced;
+        }
+        self.client_timers.stop(timer(key, END));
+        self.client_timers.set(timer(key, RESEND), Instant::from_millis(at.div_ceil(1000)));
+    }
+
+    /// Sends a request, or has its addresses looked for.
+    fn go(&mut self, cx: &mut Cx<'_>, key: Key, route_key: Key) {
+        let Some(route) = self.routes.get_mut(route_key) else { return };
         if let Some(target) = route.literal() {
             route.targets.clear();
             // One target fits.
@@ -221,6 +279,8 @@ impl Endpoint {
             hop: hop.cloned(),
             domain: domain.to_owned(),
             targets: heapless::Vec::new(),
+            hosts: Vec::new(),
+            departs: 0,
             located: None,
             is_asking: false,
             used: now,
@@ -238,6 +298,13 @@ impl Endpoint {
             }
             None => Place { host: route.domain.clone(), port: None, transport: None, sips: false },
         })
+    }
+
+    /// The hosts of the targets of a route that are about to be told.
+    pub(super) fn set_hosts(&mut self, route: Key, hosts: &[String]) {
+        if let Some(route) = self.routes.get_mut(route) {
+            route.hosts = hosts.iter().take(DNS_TARGETS_MAX).cloned().collect();
+        }
     }
 
     pub(super) fn on_located(&mut self, cx: &mut Cx<'_>, route_key: Key, targets: Result<&[Target], NotLocated>) {
@@ -337,7 +404,7 @@ impl Endpoint {
         let transport = if target.transport == Transport::Udp { Transport::Tcp } else { target.transport };
         let target = Target { transport, ..target };
         let route = self.routes.get(client.route);
-        let names = route.map_or(["", ""], Route::names);
+        let names = route.map_or(["", ""], |route| route.names_at(target.address));
         let id = match self.links.find(target, &names) {
             Some(id) => id,
             None => {
@@ -382,7 +449,7 @@ impl Endpoint {
         let transport = match client.stage {
             Stage::Datagram(..) => Transport::Udp,
             Stage::Stream(id) => self.links.get(id).map_or(Transport::Tcp, |link| link.transport),
-            Stage::Locating | Stage::Connecting(_) => return,
+            Stage::Paced | Stage::Locating | Stage::Connecting(_) => return,
         };
         let (start, rest) = client.bytes.split_at_checked(client.via).unwrap_or_default();
         let mut w = cx.out.begin();
@@ -399,7 +466,7 @@ impl Endpoint {
                     client.given = given;
                 }
             }
-            Stage::Locating | Stage::Connecting(_) => {}
+            Stage::Paced | Stage::Locating | Stage::Connecting(_) => {}
         }
     }
 
@@ -457,6 +524,12 @@ impl Endpoint {
     pub(super) fn on_client_timer(&mut self, cx: &mut Cx<'_>, fired: u32) {
         let Some(key) = self.clients.key_at(fired / TIMERS) else { return };
         let Some(client) = self.clients.get_mut(key) else { return };
+        if client.stage == Stage::Paced {
+            client.stage = Stage::Locating;
+            let route = client.route;
+            self.client_timers.set(timer(key, END), cx.now.after(T1_64));
+            return self.go(cx, key, route);
+        }
         if matches!(client.stage, Stage::Locating | Stage::Connecting(_)) {
             self.fail(cx, key, Failure::Timeout);
             return;
@@ -618,7 +691,7 @@ impl Endpoint {
         match stage {
             Stage::Datagram(listener, to) => cx.out.push(Action::Datagram { listener, to, bytes }),
             Stage::Stream(id) => drop(self.push_octets(cx, id, bytes)),
-            Stage::Locating | Stage::Connecting(_) => {}
+            Stage::Paced | Stage::Locating | Stage::Connecting(_) => {}
         }
     }
 
@@ -633,7 +706,7 @@ impl Endpoint {
         let transport = match client.stage {
             Stage::Datagram(..) => Transport::Udp,
             Stage::Stream(id) => self.links.get(id)?.transport,
-            Stage::Locating | Stage::Connecting(_) => return None,
+            Stage::Paced | Stage::Locating | Stage::Connecting(_) => return None,
         };
         let mut w = cx.out.begin();
         emit_sibling(&mut w, client, method, to, |w| {

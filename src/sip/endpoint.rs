@@ -7,7 +7,7 @@
 //! IPv4 against IPv6; following the records of `sent-by` when the connection for a
 //! response is gone and its address does not answer either (RFC 3263 section 5).
 
-use super::client::Client;
+use super::client::{Client, Rates};
 use super::connection;
 use super::diagnostics::Readers;
 pub use super::emit::{Request, Response};
@@ -170,6 +170,8 @@ pub struct Endpoint {
     pub(super) ways: Ways,
     /// Who gets diagnostics with a failure.
     pub(super) readers: Readers,
+    /// How fast requests may go.
+    pub(super) rates: Rates,
     /// Drawn when it is first needed.
     pub(super) secret: Option<Secret>,
     pub(super) links: Links,
@@ -234,6 +236,7 @@ impl Endpoint {
         Self {
             ways: Ways::new(settings),
             readers: Readers::new(settings),
+            rates: Rates::new(settings),
             secret: None,
             links: Links::new(),
             link_timers: Timers::with_capacity(SIP_LINKS_MAX * connection::TIMERS as usize),
@@ -260,6 +263,7 @@ impl Endpoint {
     pub fn configure(&mut self, cx: &mut Cx<'_>, settings: &Settings) {
         self.ways = Ways::new(settings);
         self.readers = Readers::new(settings);
+        self.rates = Rates::new(settings);
         cx.debug("sip.configured", format_args!("links={} transactions={}", self.links.len(), self.servers.len()));
     }
 
@@ -422,6 +426,12 @@ impl Endpoint {
     /// Octets of a request as it would be sent.
     pub fn size(&self, destination: &Destination<'_>, request: &Request<'_>) -> usize {
         self.measure(destination, request)
+    }
+
+    /// What the certificates at the addresses that [`Self::located`] is about to tell may
+    /// name beside the domain: a host each, in the same order.
+    pub fn may_name(&mut self, request: Key, hosts: &[String]) {
+        self.set_hosts(request, hosts);
     }
 
     /// The answer to [`Event::Locate`].

@@ -438,6 +438,10 @@ pub(super) struct Route {
     /// In A-labels.
     pub(super) domain: String,
     pub(super) targets: heapless::Vec<Target, DNS_TARGETS_MAX>,
+    /// The host of each, where the peer's certificate may name that instead of the domain.
+    pub(super) hosts: Vec<String>,
+    /// When the next request may go, in microseconds since the start.
+    pub(super) departs: u64,
     /// When they were found; `None`: not yet.
     pub(super) located: Option<Instant>,
     /// Was the locator asked, and has not answered?
@@ -449,9 +453,11 @@ pub(super) struct Route {
 }
 
 impl Route {
-    /// Names one of which a TLS peer must prove.
-    pub(super) fn names(&self) -> [&str; 2] {
-        [&self.domain, self.hop.as_ref().map_or("", |hop| &hop.host)]
+    /// Names one of which the TLS peer at an address must prove.
+    pub(super) fn names_at(&self, address: SocketAddr) -> [&str; 2] {
+        let at = self.targets.iter().position(|target| target.address == address);
+        let found = at.and_then(|at| self.hosts.get(at)).map_or("", String::as_str);
+        [&self.domain, self.hop.as_ref().map_or(found, |hop| &hop.host)]
     }
 
     pub(super) fn is_for(&self, hop: Option<&NextHop>, domain: &str) -> bool {

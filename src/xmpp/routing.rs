@@ -127,7 +127,7 @@ impl Server {
                 route.note(match fault {
                     NotLocated::NoSuchDomain => Undelivered::NotFound,
                     NotLocated::NoAnswer => Undelivered::Timeout,
-                    NotLocated::NoAddress => Undelivered::Unreachable,
+                    NotLocated::NoAddress | NotLocated::ForeignTarget => Undelivered::Unreachable,
                 });
                 self.route_failed(cx, place);
             }
