@@ -165,6 +165,14 @@ pub const LOOP_ENTRIES_MAX: usize = 1024;
 /// Pairs of users that the loop guard remembers.
 pub const LOOP_PAIRS_MAX: usize = 1024;
 
+/// SIP and XMPP domains that nobody configured and that are remembered, while discovery is
+/// open.
+pub const DISCOVERED_MAX: usize = 256;
+/// Different users whom such a domain may address: 8 octets each are kept.
+pub const DISCOVERED_ADDRESSEES_MAX: usize = 1000;
+/// SIP users remembered for not existing: 40 octets each.
+pub const UNKNOWN_USERS_MAX: usize = 4096;
+
 /// Users whose licences are counted, of all providers together: 24 octets each.
 pub const LICENCES_MAX: usize = 20_000;
 
@@ -267,6 +275,8 @@ pub const MEMORY_MAX: usize = SIP_TRANSACTION_OCTETS_MAX
     + CONTACTS_MAX * CONTACT_OCTETS
     + SESSIONS_MAX * SESSION_OCTETS
     + SESSION_FIRSTS_OCTETS_MAX
+    + DISCOVERED_MAX * DISCOVERED_ADDRESSEES_MAX * 8
+    + (UNKNOWN_USERS_MAX + LICENCES_MAX) * 40
     + CONSOLES_MAX * (2 * CONSOLE_LINE_OCTETS_MAX + 3 * CONSOLE_SLICE_OCTETS_MAX)
     + (SIP_SERVER_TRANSACTIONS_MAX + SIP_CLIENT_TRANSACTIONS_MAX + PENDING_MAX + DELIVERED_REMEMBERED_MAX) * 512;
 

@@ -315,7 +315,7 @@ pub static ROWS: &[Row] = &[
         "xmpp log-message-bodies",
         Kind::Truth(|c, _, v| c.settings.xmpp.log_message_bodies = v),
         "false",
-        "write what people say into the log",
+        "write what people say into the log, the beginning of each message",
         "set xmpp log-message-bodies true",
     ),
     row(

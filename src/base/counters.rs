@@ -166,6 +166,12 @@ counters! {
     XmlRefused = "xmpp.refused.xml",
     /// Stanzas from domains that are no partner.
     NotPartner = "xmpp.refused.not-partner",
+    /// Requests and stanzas of domains that were merely discovered, refused for their rate.
+    DiscoveredHeld = "discovered.held",
+    /// Those of such domains that addressed too many users.
+    DiscoveredBlocked = "discovered.blocked",
+    /// Messages and subscriptions for SIP users who did not exist a moment ago.
+    UnknownUser = "sip.user-unknown",
     /// Servers that the DNS names for a SIP domain and that are outside of it.
     SrvForeignTarget = "dns.srv.foreign-target",
     /// Messages, presence and calls that the SIP user's policy does not allow.

@@ -27,6 +27,21 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
+/// The same between quotes, with its blanks as they are: for text that people read.
+#[derive(Clone, Copy, Debug)]
+pub struct Sentence<'a>(pub &'a str);
+
+impl fmt::Display for Sentence<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cut = cut(self.0, ESCAPED_OCTETS_MAX);
+        f.write_str("\"")?;
+        for (at, words) in cut.split(' ').enumerate() {
+            write!(f, "{}{}", if at == 0 { "" } else { " " }, Escaped(words))?;
+        }
+        f.write_str(if cut.len() < self.0.len() { "...\"" } else { "\"" })
+    }
+}
+
 /// The longest beginning of `text` that has at most `octets` octets and ends with a
 /// whole character.
 pub fn cut(text: &str, octets: usize) -> &str {
@@ -111,6 +126,15 @@ pub fn percent_decode(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sentence_keeps_its_blanks_and_stays_on_one_line() {
+        assert_eq!(Sentence("We meet  at 9.").to_string(), "\"We meet  at 9.\"");
+        assert_eq!(Sentence("a\" b\nc").to_string(), "\"a\\x22 b\\x0Ac\"");
+        assert_eq!(Sentence("").to_string(), "\"\"");
+        let long = Sentence(&"ab ".repeat(200)).to_string();
+        assert!(long.len() < 270 && long.ends_with("...\""), "{long}");
+    }
 
     #[test]
     fn a_hostile_name_stays_on_one_line() {

@@ -7,6 +7,7 @@
 //! taken in ends as delivered, failed, refused or nothing (P8).
 
 use super::content::{self, Body, Content, Text};
+use super::discovered::Held;
 use super::outgoing::Outgoing;
 use super::pending::{ImdnRequest, NoRoom, Origin, Pending, ToSip, ToXmpp, Trace};
 use super::policy::What;
@@ -18,7 +19,7 @@ use crate::base::cx::{Cx, Ticket};
 use crate::base::outbox::Writer;
 use crate::base::rng::Token;
 use crate::base::slab::Key;
-use crate::base::text::Escaped;
+use crate::base::text::{Escaped, Sentence};
 use crate::base::time::Wall;
 use crate::base::xml::{Node, Tag};
 use crate::limits::SIP_PAGER_OCTETS_MAX;
@@ -188,6 +189,7 @@ impl Gateway {
         if let Err(circle) = self.memory.loops.pass(cx.now, &passing) {
             return Err(Answer::new(482, circle.reason(), Counter::Loop));
         }
+        self.log_body(cx, "sip", from.as_str(), to.as_str(), &text.body);
         let mut id = String::with_capacity(24);
         route::stanza_id(inbound.hops.saturating_sub(1), cx.rng.token::<16>().as_str(), &mut id);
         let imdn = text.notification.negative_delivery.then(|| ImdnRequest {
@@ -309,6 +311,7 @@ impl Gateway {
         let (id, from, to) = (stanza.id.unwrap_or_default(), stanza.from.as_str(), stanza.to.as_str());
         if let Some(ticket) = self.pending.find_trace(id, from, to) {
             let Some(Pending::ToXmpp(entry)) = self.pending.take(ticket) else { return };
+            self.note_outcome(entry.trace.from.domain(), true);
             let answer = Answer::of_stanza_error(&error, stanza.from.resource().is_some());
             cx.refuse(
                 Counter::SipMessageFailed,
@@ -326,6 +329,7 @@ impl Gateway {
                 None => self.on_late_error(cx, &entry.trace, &error),
             }
         } else if let Some(trace) = self.pending.recall(id, from, to) {
+            self.note_outcome(trace.from.domain(), true);
             self.on_late_error(cx, &trace, &error);
         } else {
             cx.refuse(
@@ -388,6 +392,7 @@ impl Gateway {
         if let Err(denied) = self.routes.from_xmpp(&self.settings, from_domain, to_domain, is_contact) {
             return refuse(Counter::NotPartner, denied.condition(), denied.reason());
         }
+        self.hold_discovered(cx, from_domain, stanza.to.bare()).map_err(Held::error)?;
         let way = self
             .may_talk(cx, &stanza.to, from_domain, What::Im)
             .map_err(|denial| (denial.counter(), denial.error()))?;
@@ -404,6 +409,9 @@ impl Gateway {
         if stanza.to.local().is_none() {
             return refuse(Counter::XmppMessageRefused, Condition::ItemNotFound, "the address has no user");
         }
+        if self.is_unknown(cx.now, &stanza.to) {
+            return Err((Counter::UnknownUser, Self::unknown_user()));
+        }
         let hops = match stanza.id.and_then(route::hops_of) {
             Some(0) => return refuse(Counter::Loop, Condition::NotAcceptable, "too many hops"),
             Some(hops) => hops,
@@ -415,6 +423,7 @@ impl Gateway {
         if let Err(circle) = self.memory.loops.pass(cx.now, &passing) {
             return refuse(Counter::Loop, Condition::PolicyViolation, circle.reason());
         }
+        self.log_body(cx, "xmpp", stanza.from.as_str(), stanza.to.as_str(), &body);
         let malformed = |why: address::NotMapped| {
             (Counter::XmppMessageRefused, StanzaError::new(Condition::JidMalformed).with_text(why.reason()))
         };
@@ -502,6 +511,9 @@ impl Gateway {
         }
         let Some(Pending::ToSip(done)) = self.pending.take(ticket) else { return };
         if let Some(origin) = &done.origin {
+            if let Ok(sip) = Jid::parse(&origin.to) {
+                self.note_answer(cx.now, &sip, status);
+            }
             if status < 300 {
                 cx.count(Counter::XmppMessageDelivered);
                 // In a session it is the other end that answers, so it has the message.
@@ -670,6 +682,17 @@ impl Gateway {
                 }
                 Some(Pending::ToSip(_)) | None => {}
             }
+        }
+    }
+
+    /// Writes what was said into the log, if the operator switched that on
+    /// (`xmpp log-message-bodies`): once for each message, whichever way it goes.
+    pub(super) fn log_body(&self, cx: &mut Cx<'_>, side: &str, from: &str, to: &str, body: &str) {
+        if self.settings.xmpp.log_message_bodies {
+            cx.info(
+                "message.body",
+                format_args!("side={side} from={} to={} body={}", self.named(from), self.named(to), Sentence(body)),
+            );
         }
     }
 

@@ -8,6 +8,7 @@
 
 pub mod address;
 pub mod content;
+pub mod discovered;
 pub mod error;
 pub mod input;
 pub mod late;
@@ -44,6 +45,8 @@ pub struct Gateway {
     settings: Settings,
     /// The settings' domains, indexed.
     routes: route::Routes,
+    /// Domains that nobody configured.
+    discovered: discovered::Discovered,
     /// What SIP users may do.
     rights: policy::Rights,
     sip: Endpoint,
@@ -83,6 +86,7 @@ impl Gateway {
         let hash_key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), b"hashes of addresses");
         Self {
             routes: route::Routes::new(&settings),
+            discovered: discovered::Discovered::default(),
             rights: policy::Rights::new(&settings),
             sip: Endpoint::new(&settings),
             xmpp: Server::new(&settings, secret),
@@ -104,6 +108,7 @@ impl Gateway {
         self.settings = settings;
         self.routes = route::Routes::new(&self.settings);
         self.rights.configure(&self.settings);
+        self.discovered.configure(|domain| self.routes.is_configured(domain));
         self.sip.configure(cx, &self.settings);
         self.xmpp.configure(cx, &self.settings);
         self.dns.configure(cx, &self.settings);

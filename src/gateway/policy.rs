@@ -243,6 +243,9 @@ fn way(
         return by_provider(policy, provider, what, now).map(|()| Way::Provider(at));
     }
     direct(policy, what).map(|()| Way::Direct).or_else(|denial| {
+        if denial == Denial::NotCarried {
+            return Err(denial);
+        }
         let decorates = |p: &&Provider| p.enabled && p.decorates(xmpp_domain);
         let decorating = settings.providers.iter().find(decorates);
         let may = |p: &&Provider| by_provider(policy, p, what, now).is_ok();

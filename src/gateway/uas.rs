@@ -6,6 +6,7 @@
 //! A source that proved nothing is answered without keeping anything of it.
 
 use super::content::{self, Refusal};
+use super::discovered::Held;
 use super::policy::{Denial, What};
 use super::route::{self, SipSource};
 use super::{Gateway, address, error, provider};
@@ -133,7 +134,13 @@ impl Gateway {
             cx.count(Counter::SipMessageIn);
         }
         let proven = self.proves_anything(source);
-        match self.judge(message, source, proven).and_then(|accepted| self.permit(cx, message, accepted)) {
+        let judged = self.judge(message, source, proven).and_then(|accepted| self.permit(cx, message, accepted));
+        if !self.settings.discovery_open || !proven {
+            // Nobody is counted.
+        } else if let Some(domain) = self.discovered_sender(message, source) {
+            self.note_outcome(&domain, judged.is_err());
+        }
+        match judged {
             Ok(Accepted::Message { from, to }) => self.message_from_sip(cx, transaction, message, from, to),
             Ok(Accepted::Subscribe { from, to }) => {
                 self.subscribe_from_sip(cx, transaction, message, source, (from, to));
@@ -211,7 +218,7 @@ impl Gateway {
 
     /// May its sender have of the target what he asks for, by his rights and by the word
     /// that vouches for him?
-    fn permit(&mut self, cx: &Cx<'_>, message: &Message<'_>, accepted: Accepted) -> Result<Accepted, Answer> {
+    fn permit(&mut self, cx: &mut Cx<'_>, message: &Message<'_>, accepted: Accepted) -> Result<Accepted, Answer> {
         let (from, to, what) = match &accepted {
             Accepted::Message { from, to } => (from, to, What::Im),
             Accepted::Subscribe { from, to } => (from, to, What::Presence),
@@ -225,12 +232,14 @@ impl Gateway {
     /// whatever a request may ask for: messages, sessions, presence, calls.
     pub(super) fn permit_sip(
         &mut self,
-        cx: &Cx<'_>,
+        cx: &mut Cx<'_>,
         message: &Message<'_>,
         from: &Jid,
         to: &Jid,
         what: What,
     ) -> Result<(), Answer> {
+        self.is_there(from);
+        self.hold_discovered(cx, from.domain(), to.bare()).map_err(Held::answer)?;
         let way = match self.decorating(message.uri()) {
             Some(place) => self.may_talk_by(cx, from, place, what),
             None => self.may_talk(cx, from, to.domain(), what),
@@ -241,6 +250,14 @@ impl Gateway {
             return Err(answer.because(Some(cause::UNVERIFIED)));
         }
         Ok(())
+    }
+
+    /// The domain that a request comes from, if it proved one that nobody configured.
+    fn discovered_sender(&self, message: &Message<'_>, source: &Source) -> Option<String> {
+        let from = Uri::parse(message.from().uri).ok()?;
+        let domain = idna::domain_to_unicode(from.host).0;
+        let found = self.routes.sip_sender(&self.settings, &domain, &self.sip_source(source)).ok()?;
+        route::is_discovered(found).then_some(domain)
     }
 
     /// The provider whose decorated address a Request-URI is.

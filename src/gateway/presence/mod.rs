@@ -268,6 +268,12 @@ impl Gateway {
     ) -> bool {
         let Some(dialog) = dialog_of(ticket) else { return false };
         if message.status() >= 200 {
+            if let DialogKey::Subscriber(key) = dialog
+                && let Some(contact) = self.presence.subscribers.get(key).map(|subscriber| subscriber.contact)
+                && let Some((sip, _)) = self.presence.names(contact)
+            {
+                self.note_answer(cx.now, &sip, message.status());
+            }
             match dialog {
                 DialogKey::Subscriber(key) => self.subscribe_answered(cx, key, message),
                 DialogKey::Notifier(key) => self.notify_answered(cx, key, message),

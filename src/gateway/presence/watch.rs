@@ -36,6 +36,15 @@ impl Gateway {
             cx.count(denial.counter());
             return Err(denial.error());
         }
+        if let Err(held) = self.hold_discovered(cx, xmpp.domain(), sip.bare()) {
+            let (counter, error) = held.error();
+            cx.count(counter);
+            return Err(error);
+        }
+        if self.is_unknown(cx.now, &sip) {
+            cx.count(Counter::UnknownUser);
+            return Err(Self::unknown_user());
+        }
         if message::sip_uri(&sip, false).is_err() || message::sip_uri(&xmpp, false).is_err() {
             return Err(refuse(Condition::JidMalformed, "the address has no SIP form"));
         }
