@@ -9,10 +9,14 @@
 
 use super::address;
 use crate::base::net::NotLocated;
-use crate::base::text::cut;
+use crate::base::text::{Escaped, Sentence, cut};
+use crate::settings::Dialect;
+use crate::sip::diagnostics::Diagnostic;
 use crate::sip::endpoint::Failure;
+use crate::sip::message::Message;
 use crate::xmpp::server::Undelivered;
 use crate::xmpp::stanza::{Condition, StanzaError};
+use core::fmt;
 
 /// The statuses of a condition when a full JID and when a bare JID sends it (REQ-7247-34,
 /// REQ-7247-35). `gone` and `redirect` stand here without an address; with one see
@@ -143,6 +147,85 @@ pub const fn condition_for(status: u16) -> Condition {
     }
 }
 
+/// The status of a condition towards a peer of the Lync dialect, where it is not that of
+/// RFC 7247: its clients take 405 and 406 for faults of their own, know no redirection,
+/// and end the session at a 408 or 481.
+pub const fn lync_status_for(condition: Condition) -> u16 {
+    use Condition::*;
+    match condition {
+        ItemNotFound | RemoteServerNotFound => 404,
+        ServiceUnavailable | RecipientUnavailable => 480,
+        RemoteServerTimeout => 504,
+        NotAcceptable | FeatureNotImplemented => 488,
+        Forbidden | NotAllowed | NotAuthorized | PolicyViolation | RegistrationRequired | SubscriptionRequired => 403,
+        ResourceConstraint => 503,
+        Gone | Redirect => 410,
+        InternalServerError => 500,
+        BadRequest | Conflict | JidMalformed | UndefinedCondition => 400,
+        UnexpectedRequest => 491,
+    }
+}
+
+/// The condition for a status of a peer of the Lync dialect, where it is not that of RFC
+/// 7247. `is_filtered`: a Warning says that a policy of its side forbids the content.
+pub const fn lync_condition_for(status: u16, is_filtered: bool) -> Condition {
+    match status {
+        606 if is_filtered => Condition::PolicyViolation,
+        603 | 606 => Condition::NotAcceptable,
+        503 => Condition::ResourceConstraint,
+        _ => condition_for(status),
+    }
+}
+
+/// The answer to a peer of the Lync dialect for a stanza error.
+pub const fn lync_answer_for(condition: Condition) -> Answer {
+    let mut answer = Answer::new(lync_status_for(condition));
+    if answer.status == 503 {
+        answer.retry_after_s = Some(RETRY_AFTER_S);
+    }
+    answer
+}
+
+/// What `Warning` has for content that a filter refused.
+const FILTERED: &str = "309";
+
+/// The stanza error for a final response of 300 or more (RFC 7247 section 7.2), in the
+/// words of the dialect its side speaks. Its text is the reason that
+/// `ms-diagnostics-public` or `ms-diagnostics` gives, else the reason phrase.
+pub fn of_response(message: &Message<'_>, dialect: Dialect) -> StanzaError<'static> {
+    let (mut address, mut words) = (String::new(), String::new());
+    let contact = message.contact();
+    let mut condition = error_for(message.status(), contact.as_ref().map(|contact| contact.uri), &mut address);
+    if dialect == Dialect::Lync {
+        let mut warnings = message.headers("Warning").filter_map(|warning| warning.split_ascii_whitespace().next());
+        condition = lync_condition_for(message.status(), warnings.any(|code| code == FILTERED));
+    }
+    let mut error = StanzaError::new(condition);
+    if !address.is_empty() && matches!(condition, Condition::Gone | Condition::Redirect) {
+        error = error.with_address(address);
+    }
+    let said = Diagnostic::all(message).map(|said| said.reason).find(|reason| !reason.is_empty());
+    phrase(said.unwrap_or(message.reason()), &mut words);
+    if words.is_empty() { error } else { error.with_text(words) }
+}
+
+/// What a failure's diagnostics say, for a log line: number, reason and who says so, the
+/// public ones first.
+pub struct Said<'a>(pub &'a Message<'a>);
+
+impl fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, said) in Diagnostic::all(self.0).enumerate() {
+            let blank = if at == 0 { "" } else { " " };
+            write!(f, "{blank}diagnostics={} reason={}", said.id, Sentence(said.reason))?;
+            if !said.source.is_empty() {
+                write!(f, " source={}", Escaped(said.source))?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Longest text that goes from a reason phrase to `<text/>` or back, in octets.
 const PHRASE_OCTETS_MAX: usize = 120;
 
@@ -270,6 +353,79 @@ mod tests {
             .filter(|line| !line.starts_with('#') && !line.is_empty())
             .skip(1)
             .map(|line| line.split('\t').collect())
+    }
+
+    /// A response of those header lines.
+    fn parsed<T>(status: &str, lines: &str, read: impl FnOnce(&Message<'_>) -> T) -> T {
+        let text = format!(
+            "SIP/2.0 {status}\r\nVia: SIP/2.0/TLS gw.example;branch=z9hG4bK1\r\nFrom: <sip:lena@lake.example>;tag=1\r\n\
+             To: <sip:nora@office.example>;tag=2\r\nCall-ID: a\r\nCSeq: 1 MESSAGE\r\n{lines}Content-Length: 0\r\n\r\n"
+        );
+        let mut octets = text.into_bytes();
+        let head = octets.len();
+        read(&Message::parse(&mut octets, head).expect("a good response"))
+    }
+
+    #[test]
+    fn every_failure_of_a_lync_peer_has_its_condition() {
+        let filtered = "Warning: 309 edge.office.example \"Not allowed by policy\"\r\n";
+        for (status, lines, condition, text) in [
+            ("403 Forbidden", "", "forbidden", "Forbidden"),
+            ("404 Not Found", "", "item-not-found", "Not Found"),
+            ("408 Late", "", "remote-server-timeout", "Late"),
+            ("480 Gone Home", "", "recipient-unavailable", "Gone Home"),
+            ("486 Busy", "", "recipient-unavailable", "Busy"),
+            ("488 No", "", "not-acceptable", "No"),
+            ("503 Busy", "", "resource-constraint", "Busy"),
+            ("504 Late", "", "remote-server-timeout", "Late"),
+            ("600 Busy", "", "recipient-unavailable", "Busy"),
+            ("603 No", "", "not-acceptable", "No"),
+            ("604 No", "", "item-not-found", "No"),
+            ("606 No", "", "not-acceptable", "No"),
+            ("606 No", filtered, "policy-violation", "No"),
+            (
+                "404 No",
+                "ms-diagnostics: 9;reason=\"Inner\";source=\"h\"\r\nms-diagnostics-public: 8;reason=\"Outer\"\r\n",
+                "item-not-found",
+                "Outer",
+            ),
+            (
+                "404 No",
+                "ms-diagnostics: 9;source=\"h\"\r\nms-diagnostics: 8;reason=\"Inner\"\r\n",
+                "item-not-found",
+                "Inner",
+            ),
+        ] {
+            let error = parsed(status, lines, |message| of_response(message, Dialect::Lync));
+            assert_eq!((error.condition.name(), error.text.as_deref()), (condition, Some(text)), "{status} {lines}");
+        }
+        let standard = parsed("606 No", filtered, |message| of_response(message, Dialect::Standard));
+        assert_eq!(standard.condition, Condition::NotAcceptable);
+        let moved = "Contact: <sip:nora@home.example>\r\n";
+        let moved = parsed("302 Moved", moved, |message| of_response(message, Dialect::Lync));
+        assert_eq!(moved.address.as_deref(), Some("xmpp:nora@home.example"));
+    }
+
+    #[test]
+    fn what_a_peer_says_of_a_failure_is_logged_on_one_line() {
+        let lines = "ms-diagnostics: 1008;reason=\"Cannot resolve\";source=\"edge.office.example\"\r\n\
+                     ms-diagnostics-public: 1003;reason=\"No one\"\r\n";
+        let said = parsed("504 Late", lines, |message| Said(message).to_string());
+        assert_eq!(
+            said,
+            "diagnostics=1003 reason=\"No one\" diagnostics=1008 reason=\"Cannot resolve\" source=edge.office.example"
+        );
+        assert_eq!(parsed("504 Late", "", |message| Said(message).to_string()), "");
+    }
+
+    #[test]
+    fn every_condition_has_a_status_for_a_lync_peer() {
+        for condition in Condition::ALL {
+            let answer = lync_answer_for(*condition);
+            assert!((400..600).contains(&answer.status), "{condition:?}");
+            assert_eq!(answer.retry_after_s.is_some(), answer.status == 503, "{condition:?}");
+            assert!(!matches!(answer.status, 405 | 406 | 408 | 481), "{condition:?}");
+        }
     }
 
     #[test]

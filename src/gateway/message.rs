@@ -23,6 +23,7 @@ use crate::base::text::{Escaped, Sentence};
 use crate::base::time::Wall;
 use crate::base::xml::{Node, Tag};
 use crate::limits::SIP_PAGER_OCTETS_MAX;
+use crate::settings::Dialect;
 use crate::sip;
 use crate::sip::endpoint::{Failure, Refused};
 use crate::xmpp::jid::Jid;
@@ -312,7 +313,8 @@ impl Gateway {
         if let Some(ticket) = self.pending.find_trace(id, from, to) {
             let Some(Pending::ToXmpp(entry)) = self.pending.take(ticket) else { return };
             self.note_outcome(entry.trace.from.domain(), true);
-            let answer = Answer::of_stanza_error(&error, stanza.from.resource().is_some());
+            let dialect = self.dialect_of(entry.trace.from.domain());
+            let answer = Answer::of_stanza_error(&error, stanza.from.resource().is_some(), dialect);
             cx.refuse(
                 Counter::SipMessageFailed,
                 "message.stanza-error",
@@ -521,8 +523,9 @@ impl Gateway {
                     self.send_receipt(cx, origin);
                 }
             } else {
-                let error = error_of_response(message);
-                self.fail_to_xmpp(cx, origin, &error, done.body(), format_args!("status={status}"));
+                let error = error::of_response(message, self.dialect_of(domain_of(&origin.to)));
+                let cause = format_args!("status={status} {}", error::Said(message));
+                self.fail_to_xmpp(cx, origin, &error, done.body(), cause);
             }
             self.xmpp.handled(cx, origin.handle);
         }
@@ -685,6 +688,11 @@ impl Gateway {
         }
     }
 
+    /// How the SIP side of a domain speaks.
+    pub(super) fn dialect_of(&self, sip_domain: &str) -> Dialect {
+        self.routes.sip_domain(&self.settings, sip_domain).map_or(Dialect::Standard, |domain| domain.dialect)
+    }
+
     /// Writes what was said into the log, if the operator switched that on
     /// (`xmpp log-message-bodies`): once for each message, whichever way it goes.
     pub(super) fn log_body(&self, cx: &mut Cx<'_>, side: &str, from: &str, to: &str, body: &str) {
@@ -817,19 +825,6 @@ pub(super) fn sip_uri(jid: &Jid, with_resource: bool) -> Result<String, address:
     let mut uri = String::new();
     address::to_sip(jid.local(), jid.domain(), jid.resource().filter(|_| with_resource), &mut uri)?;
     Ok(uri)
-}
-
-/// The stanza error for a final response of SIP's (RFC 7247 section 7.2).
-pub(super) fn error_of_response(message: &sip::message::Message<'_>) -> StanzaError<'static> {
-    let (mut address, mut words) = (String::new(), String::new());
-    let contact = message.contact();
-    let condition = error::error_for(message.status(), contact.as_ref().map(|contact| contact.uri), &mut address);
-    let mut error = StanzaError::new(condition);
-    if !address.is_empty() {
-        error = error.with_address(address);
-    }
-    error::phrase(message.reason(), &mut words);
-    if words.is_empty() { error } else { error.with_text(words) }
 }
 
 /// Is a message with this Expires and Date useless by now (RFC 3428 section 7)?

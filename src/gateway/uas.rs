@@ -15,7 +15,7 @@ use crate::base::counters::Counter;
 use crate::base::cx::Cx;
 use crate::base::slab::Key;
 use crate::base::text::Escaped;
-use crate::settings::Verification;
+use crate::settings::{Dialect, Verification};
 use crate::sip::diagnostics::{self, cause};
 use crate::sip::endpoint::{NameAddr, Source};
 use crate::sip::message::{Message, Method, Response};
@@ -23,7 +23,7 @@ use crate::sip::session_timer::TIMER;
 use crate::sip::uri::{Scheme, Uri};
 use crate::xmpp::jid::Jid;
 use crate::xmpp::server::{Refused, Undelivered};
-use crate::xmpp::stanza::StanzaError;
+use crate::xmpp::stanza::{Condition, StanzaError};
 use std::borrow::Cow;
 
 /// The methods served.
@@ -81,11 +81,20 @@ impl Answer {
         }
     }
 
-    /// The answer to a MESSAGE that XMPP answered with a stanza error.
-    pub(super) fn of_stanza_error(error: &StanzaError<'_>, from_is_full: bool) -> Self {
+    /// The answer to a request that XMPP answered with a stanza error, in the words of the
+    /// dialect that its sender speaks.
+    pub(super) fn of_stanza_error(error: &StanzaError<'_>, from_is_full: bool, dialect: Dialect) -> Self {
         let (mut contact, mut words) = (String::new(), String::new());
-        let failure = error::answer_for(error.condition, error.address.as_deref(), from_is_full, &mut contact);
-        let mut answer = Self::of_failure(failure);
+        let failure = match dialect {
+            Dialect::Standard => {
+                error::answer_for(error.condition, error.address.as_deref(), from_is_full, &mut contact)
+            }
+            Dialect::Lync => error::lync_answer_for(error.condition),
+        };
+        let mut answer = Self::of_failure(failure).because(match error.condition {
+            Condition::RemoteServerNotFound => Some(cause::NO_ROUTE),
+            _ => None,
+        });
         error::phrase(error.text.as_deref().unwrap_or_default(), &mut words);
         if !words.is_empty() {
             answer.reason = words.into();
@@ -240,6 +249,10 @@ impl Gateway {
     ) -> Result<(), Answer> {
         self.is_there(from);
         self.hold_discovered(cx, from.domain(), to.bare()).map_err(Held::answer)?;
+        if !self.routes.is_configured(from.domain()) {
+            // Its users can be answered from now on.
+            self.xmpp.serve(from.domain());
+        }
         let way = match self.decorating(message.uri()) {
             Some(place) => self.may_talk_by(cx, from, place, what),
             None => self.may_talk(cx, from, to.domain(), what),

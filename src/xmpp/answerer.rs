@@ -83,6 +83,9 @@ impl Stream {
         if policy.is_ours(&self.theirs) {
             return Err(StreamFault::new(StreamCondition::InvalidFrom, "from is a domain of ours"));
         }
+        if policy.is_blocked(&self.theirs) {
+            return Err(StreamFault::new(StreamCondition::PolicyViolation, "domain is blocked"));
+        }
         Ok(())
     }
 

@@ -67,6 +67,8 @@ impl Server {
         }
         let refusal = if !self.policy.serves(&pair.ours) {
             Some((Condition::ItemNotFound, Counter::HostUnknown, "domain not served here"))
+        } else if self.policy.is_blocked(&pair.theirs) {
+            Some((Condition::PolicyViolation, Counter::NotPartner, "domain is blocked"))
         } else if !stream.may_dialback(&self.policy, &pair.theirs) {
             Some((Condition::PolicyViolation, Counter::StreamFailed, "dialback is not taken on this stream"))
         } else if shown.is_empty() || shown.len() > limits::DIALBACK_KEY_OCTETS_MAX {

@@ -1,14 +1,21 @@
 //! What the operator decided about streams, in the form they ask for it.
 
 use super::dialback::Keys;
+use crate::limits::DISCOVERED_MAX;
 use crate::settings::{Component, Listener, ListenerKind, Partner, Settings, Xmpp};
 use core::net::SocketAddr;
+use std::collections::VecDeque;
 
 /// Domains, partners and times.
 #[derive(Debug)]
 pub(super) struct Policy {
     /// Our domains that are served between servers.
     domains: Vec<String>,
+    /// SIP domains that nobody configured and that proved themselves, the oldest first,
+    /// while discovery is open: served like ours.
+    discovered: VecDeque<Box<str>>,
+    /// Domains that may not talk.
+    blocked: Vec<String>,
     /// Our domains that are served through another server (XEP-0114).
     pub(super) components: Vec<Component>,
     partners: Vec<Partner>,
@@ -30,6 +37,8 @@ impl Policy {
         let domains = settings.sip_domains.iter().map(|d| d.domain.clone());
         Self {
             domains: domains.filter(|domain| !is_component(domain)).collect(),
+            discovered: VecDeque::new(),
+            blocked: settings.blocked.clone(),
             components,
             partners: settings.partners.clone(),
             stranger: Partner::new(""),
@@ -42,7 +51,29 @@ impl Policy {
 
     /// Is it a domain of ours that other servers may open streams to?
     pub(super) fn serves(&self, domain: &str) -> bool {
-        self.domains.iter().any(|ours| ours == domain)
+        self.domains.iter().any(|ours| ours == domain) || self.discovered.iter().any(|found| **found == *domain)
+    }
+
+    /// May the domain not talk at all?
+    pub(super) fn is_blocked(&self, domain: &str) -> bool {
+        self.blocked.iter().any(|blocked| blocked == domain)
+    }
+
+    /// Serves a SIP domain that was discovered; the oldest makes room.
+    pub(super) fn serve(&mut self, domain: &str) {
+        if !self.discovery_open || self.is_ours(domain) || self.is_blocked(domain) || self.partner_of(domain).is_some()
+        {
+            return;
+        }
+        if self.discovered.len() >= DISCOVERED_MAX {
+            self.discovered.pop_front();
+        }
+        self.discovered.push_back(domain.into());
+    }
+
+    /// Goes on serving what another policy discovered, as far as this one may.
+    pub(super) fn serve_as(&mut self, old: &Self) {
+        old.discovered.iter().for_each(|domain| self.serve(domain));
     }
 
     /// Is it any domain of ours, so that nobody else may speak for it (promise P3)?
@@ -68,7 +99,7 @@ impl Policy {
 
     /// May we open a stream to the domain of our own accord?
     pub(super) fn may_open(&self, domain: &str) -> bool {
-        !self.is_ours(domain) && (self.discovery_open || self.partner_of(domain).is_some())
+        !self.is_ours(domain) && !self.is_blocked(domain) && (self.discovery_open || self.partner_of(domain).is_some())
     }
 
     /// May any partner at all be authenticated by dialback in the clear?

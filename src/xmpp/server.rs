@@ -208,10 +208,19 @@ impl Server {
         server
     }
 
+    /// Serves a SIP domain that nobody configured and that proved itself, from now on and
+    /// while discovery is open.
+    pub fn serve(&mut self, domain: &str) {
+        if !self.policy.is_ours(domain) {
+            self.policy.serve(domain);
+        }
+    }
+
     /// Takes over new settings. Streams that they do not concern stay as they are.
     pub fn configure(&mut self, cx: &mut Cx<'_>, settings: &Settings) {
         let keys = settings.xmpp.dialback_secret.as_ref().map(|secret| Keys::new(secret.as_bytes()));
-        let policy = Policy::new(settings, keys.unwrap_or_else(|| self.policy.keys.clone()));
+        let mut policy = Policy::new(settings, keys.unwrap_or_else(|| self.policy.keys.clone()));
+        policy.serve_as(&self.policy);
         let old = core::mem::replace(&mut self.policy, policy);
         let keys: Vec<Key> = self.streams.iter().map(|(key, _)| key).collect();
         for key in keys {
@@ -222,6 +231,12 @@ impl Server {
             } else {
                 ours.is_empty() || self.policy.serves(ours)
             };
+            if self.policy.is_blocked(theirs) {
+                let fault = StreamFault::new(StreamCondition::PolicyViolation, "domain is blocked");
+                let step = stream.fail(cx, fault);
+                self.on_step(cx, key, step);
+                continue;
+            }
             let is_same = self.policy.rules_for(theirs) == old.rules_for(theirs)
                 && self.policy.partner_of(theirs).is_some() == old.partner_of(theirs).is_some();
             if !is_served {

@@ -374,7 +374,8 @@ impl Gateway {
         }
         let keys: Vec<Key> = self.presence.contacts.iter().map(|(key, _)| key).collect();
         for key in keys {
-            if self.presence.names(key).is_some_and(|(sip, _)| !stays(sip.domain())) {
+            let goes = |domain: &str| self.routes.is_configured(domain) && !stays(domain);
+            if self.presence.names(key).is_some_and(|(sip, _)| goes(sip.domain())) {
                 self.say_gone(cx, key);
             }
         }

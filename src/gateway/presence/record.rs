@@ -227,6 +227,11 @@ impl Gateway {
         let keys: Vec<Key> = self.presence.contacts.iter().map(|(key, _)| key).collect();
         for key in keys {
             let at = cx.now.after(Duration::from_millis(1000 + cx.rng.below(RESTART_SPREAD_MS)));
+            if let Some((sip, _)) = self.presence.names(key)
+                && !self.routes.is_configured(sip.domain())
+            {
+                self.xmpp.serve(sip.domain());
+            }
             let Some(contact) = self.presence.contacts.get(key) else { continue };
             let (watch, grant, dialogs) = (contact.watch.state, contact.grant.state, contact.grant.dialogs.clone());
             if contact.watch.say_subscribed {

@@ -7,7 +7,7 @@ use crate::base::counters::Counter;
 use crate::base::cx::{Cx, Ticket};
 use crate::base::slab::Key;
 use crate::base::time::Instant;
-use crate::gateway::message::{error_of_response, sip_uri};
+use crate::gateway::message::sip_uri;
 use crate::gateway::outgoing::Outgoing;
 use crate::gateway::pending::Pending;
 use crate::gateway::{Gateway, address, error, message};
@@ -280,8 +280,9 @@ impl Gateway {
             // Both invited each other, and his is open.
             return self.send_to_sip(cx, ticket, request);
         }
-        let error = error_of_response(message);
-        self.end_to_sip(cx, ticket, &error, &request.body, format_args!("status={}", message.status()));
+        let error = error::of_response(message, self.dialect_of(&request.sip_domain));
+        let cause = format_args!("status={} {}", message.status(), error::Said(message));
+        self.end_to_sip(cx, ticket, &error, &request.body, cause);
     }
 
     /// An INVITE got no answer.
