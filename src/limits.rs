@@ -233,6 +233,17 @@ pub const CONSOLE_CONTACTS_PER_SLICE_MAX: usize = 128;
 /// domain of the DNS. A row of two, each octet escaped by four, fits into a slice.
 pub const CONSOLE_ADDRESS_OCTETS_MAX: usize = 1023 + 1 + 253;
 
+/// Tests of a partner or of two users that consoles asked for at one time.
+pub const PROBES_MAX: usize = 4;
+/// Lines that one test may say.
+pub const PROBE_LINES_MAX: usize = 64;
+/// Names that are watched while tests run: a domain and the host that stands for it.
+pub const TRAIL_NAMES_MAX: usize = 2 * PROBES_MAX;
+/// What was said of them and not taken yet.
+pub const TRAIL_MARKS_MAX: usize = 64;
+/// Longest text of it, in octets.
+pub const TRAIL_TEXT_OCTETS_MAX: usize = 1024;
+
 /// Octets that may wait to be sent on one link; beyond it the peer does not read.
 pub const LINK_SEND_OCTETS_MAX: usize = 512 * 1024;
 /// Octets that may wait to be read from one link.

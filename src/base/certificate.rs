@@ -2,6 +2,7 @@
 //! its certificate carries. `io` judges the chain; the protocols compare the names
 //! with the one they wanted (RFC 5922 section 7, RFC 6120 section 13.7).
 
+use super::time::Wall;
 use core::fmt;
 
 /// What `io` found out about the peer of a TLS connection.
@@ -22,6 +23,8 @@ pub struct PeerCertificate {
     pub common_name: Option<String>,
     /// Its extended key usage allows SIP and nothing else (RFC 5924).
     pub sip_only: bool,
+    /// When its time is over; `None` if it cannot be read.
+    pub expires: Option<Wall>,
     /// SHA-256 of the certificate, for logs.
     pub fingerprint: [u8; 32],
     /// The TLS version and cipher suite, for logs.
@@ -131,6 +134,21 @@ impl PeerCertificate {
             }
         }
         if names.is_empty() { "none".into() } else { names.join(",") }
+    }
+
+    /// All that an operator wants to see of it, in one line: encryption, names, the
+    /// verdict on its chain and the last day it is good for.
+    pub fn summary(&self) -> String {
+        let verdict = match self.verdict {
+            None => return format!("{}, no certificate", self.protocol),
+            Some(Ok(())) => "believed".to_owned(),
+            Some(Err(fault)) => format!("not believed ({fault})"),
+        };
+        let until = self.expires.map_or_else(String::new, |expires| {
+            let at = expires.civil();
+            format!(", good until {:04}-{:02}-{:02}", at.year, at.month, at.day)
+        });
+        format!("{}, certificate of {}, chain {verdict}{until}", self.protocol, self.names())
     }
 }
 

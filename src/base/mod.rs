@@ -11,4 +11,5 @@ pub mod slab;
 pub mod text;
 pub mod time;
 pub mod timers;
+pub mod trail;
 pub mod xml;

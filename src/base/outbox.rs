@@ -4,6 +4,7 @@
 //! allocated once the arena has grown to its usual size.
 
 use super::net::{LinkId, ListenerId, Transport};
+use super::trail::Trail;
 use core::fmt;
 use core::net::SocketAddr;
 use core::ops::Range;
@@ -120,6 +121,8 @@ pub struct Outbox {
     records: u64,
     /// Log lines graver than or equal to this are kept; others are never formatted.
     pub log_level: Level,
+    /// What somebody wants to know of a peer.
+    pub trail: Trail,
 }
 
 impl Outbox {
@@ -131,6 +134,7 @@ impl Outbox {
             next_link: 1,
             records: 0,
             log_level: Level::Info,
+            trail: Trail::default(),
         }
     }
 

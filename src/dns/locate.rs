@@ -20,6 +20,7 @@ use crate::base::rng::Rng;
 use crate::base::slab::{Key, Slab};
 use crate::base::text::Escaped;
 use crate::base::time::Instant;
+use crate::base::trail::Step as Trail;
 use crate::limits::{DNS_LOCATES_MAX, DNS_TARGETS_MAX, DNS_WAITERS_MAX};
 use crate::settings::{Listener, ListenerKind, Settings};
 use core::net::{IpAddr, SocketAddr};
@@ -555,11 +556,14 @@ impl Stage {
                 let secure_only = matches!(wanted, Wanted::Sip { secure_only: true, .. });
                 Step::To(Self::after_naptr(name, answer.as_ref(), secure_only))
             }
-            Self::Srv { questions, fallback } => match wanted {
-                Wanted::Xmpp { .. } => after_xmpp_srv(cx, questions, fallback),
-                Wanted::Federation { domain, is_strict } => after_federation_srv(cx, questions, domain, *is_strict),
-                _ => after_sip_srv(cx, questions, fallback),
-            },
+            Self::Srv { questions, fallback } => {
+                note_srv(cx, questions, fallback);
+                match wanted {
+                    Wanted::Xmpp { .. } => after_xmpp_srv(cx, questions, fallback),
+                    Wanted::Federation { domain, is_strict } => after_federation_srv(cx, questions, domain, *is_strict),
+                    _ => after_sip_srv(cx, questions, fallback),
+                }
+            }
             Self::Hosts(hosts) => {
                 // The rest of a long list is not looked up once there is enough.
                 let enough = hosts.targets(policy).is_full();
@@ -682,6 +686,31 @@ fn after_federation_srv(cx: &mut Cx<'_>, questions: &[SrvQuestion], domain: &str
 /// Is the host the domain, or below it? Both as the DNS has them.
 fn is_within(host: &str, domain: &str) -> bool {
     host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+/// Tells whoever asks what the SRV records say.
+fn note_srv(cx: &mut Cx<'_>, questions: &[SrvQuestion], fallback: &Fallback) {
+    let host = fallback.host.as_str();
+    if !cx.out.trail.is_watching() {
+        return;
+    }
+    let mut found = 0;
+    for question in questions {
+        for (_, record) in question.offered().into_iter().flatten() {
+            found += 1;
+            let SrvRecord { priority, weight, port, target, .. } = record;
+            let text = format_args!("{} SRV {priority} {weight} {port} {target}", question.name);
+            cx.out.trail.noted(&[host], Trail::Dns, text);
+        }
+    }
+    if found == 0 && questions.iter().any(|question| question.offered().is_some()) {
+        let text = format_args!("the SRV records of {host} say that the service is not offered");
+        cx.out.trail.noted(&[host], Trail::Dns, text);
+    } else if found == 0 {
+        let asked: Vec<&str> = questions.iter().map(|question| question.name.as_str()).collect();
+        let text = format_args!("no SRV record {}: port {} of the domain itself", asked.join(", "), fallback.port);
+        cx.out.trail.noted(&[host], Trail::Dns, text);
+    }
 }
 
 /// `is_told`: there are SRV records, and they say that the service is not offered.

@@ -664,6 +664,7 @@ fn names_of(own: &CertificateDer<'_>) -> PeerCertificate {
         peer.fingerprint = fingerprint;
     }
     let Ok((_, certificate)) = X509Certificate::from_der(own) else { return peer };
+    peer.expires = certificate.validity().not_after.timestamp().checked_mul(1000).map(Wall);
     match certificate.subject_alternative_name() {
         Ok(Some(names)) => names.value.general_names.iter().for_each(|name| read_name(name, &mut peer)),
         Ok(None) => {

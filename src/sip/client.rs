@@ -18,6 +18,7 @@ use crate::base::net::{CloseReason, LinkId, ListenerId, NotLocated, Target, Tran
 use crate::base::outbox::{Action, Writer};
 use crate::base::slab::Key;
 use crate::base::time::Instant;
+use crate::base::trail::{Side, Step as Way};
 use crate::limits::{
     DNS_TARGETS_MAX, SIP_CLIENT_TRANSACTIONS_PER_ROUTE_MAX, SIP_MESSAGE_OCTETS_MAX, SIP_PAGER_OCTETS_MAX,
     SIP_ROUTES_MAX,
@@ -310,6 +311,7 @@ impl Endpoint {
     pub(super) fn on_located(&mut self, cx: &mut Cx<'_>, route_key: Key, targets: Result<&[Target], NotLocated>) {
         let Some(route) = self.routes.get_mut(route_key) else { return };
         route.is_asking = false;
+        note_located(cx, route, targets);
         let failure = match targets {
             Ok(targets) => {
                 route.targets = targets.iter().take(DNS_TARGETS_MAX).copied().collect();
@@ -559,6 +561,15 @@ impl Endpoint {
                 format_args!("side=sip peer={} transport={}: no answer", target.address, target.transport),
             );
         }
+        if let (Some(target), Some(route)) = (target, self.routes.get(client.route)) {
+            cx.out.trail.failed(
+                &route.names(),
+                Way::RoundTrip,
+                Side::Partner,
+                format_args!("{} by {}: no answer within {} s", target.address, target.transport, T1_64.as_secs()),
+                "the peer takes the request and does not answer, or drops it: its log says why",
+            );
+        }
         // One that rang is there, and one that said 100 has the request.
         if was == ClientState::Proceeding {
             self.fail(cx, key, Failure::Timeout);
@@ -781,6 +792,28 @@ impl Endpoint {
             Err(cancel) => self.buffers.take_back(cancel.bytes),
         }
     }
+}
+
+/// Tells whoever asks where a destination is.
+fn note_located(cx: &mut Cx<'_>, route: &Route, targets: Result<&[Target], NotLocated>) {
+    let (text, advice) = match targets {
+        Ok(targets) => {
+            let places: Vec<String> = targets.iter().map(|t| format!("{} ({})", t.address, t.transport)).collect();
+            cx.out.trail.passed(&route.names(), Way::Dns, format_args!("{}", places.join(", ")));
+            return;
+        }
+        Err(NotLocated::NoSuchDomain) => (
+            "the name does not exist, or says that it has no SIP service",
+            "check how it is written, or set sip domain DOMAIN next-hop",
+        ),
+        Err(NotLocated::NoAnswer) => {
+            ("no server of the DNS answered in time", "check system dns server, and whether the domain's servers work")
+        }
+        Err(NotLocated::NoAddress) => {
+            ("there is no address that may be used", "publish A or AAAA records, or set sip domain DOMAIN next-hop")
+        }
+    };
+    cx.out.trail.failed(&route.names(), Way::Dns, Side::Dns, format_args!("{text}"), advice);
 }
 
 impl Client {

@@ -10,6 +10,7 @@ use crate::base::cx::Cx;
 use crate::base::net::{CloseReason, LinkId, ListenerId, Target, Transport};
 use crate::base::outbox::{Action, Level, Span, TlsRole};
 use crate::base::slab::Key;
+use crate::base::trail::{Side, Step};
 use crate::limits::{
     SIP_HANDSHAKE_TIME_MAX_S, SIP_LINKS_MAX, SIP_LINKS_UNPROVEN_PER_ADDRESS_MAX, SIP_LINKS_UNPROVEN_PERCENT,
     SIP_MESSAGE_TIME_MAX_S,
@@ -110,6 +111,11 @@ impl Endpoint {
 
     pub(super) fn on_opened(&mut self, cx: &mut Cx<'_>, id: LinkId) {
         let Some(link) = self.links.get_mut(id).filter(|link| link.state == LinkState::Connecting) else { return };
+        cx.out.trail.passed(
+            &link.names(),
+            Step::Tcp,
+            format_args!("connected to {} for {}", link.peer, link.transport),
+        );
         if link.transport != Transport::Tls {
             self.on_ready(cx, id);
             return;
@@ -132,7 +138,11 @@ impl Endpoint {
             return;
         }
         let [domain, host] = &link.wanted;
+        let is_asked = cx.out.trail.is_watching();
         if names_any(peer, &[domain, host]) {
+            if is_asked {
+                cx.out.trail.passed(&[domain, host], Step::Tls, format_args!("{}", peer.summary()));
+            }
             link.certificate = Some(peer.clone());
             self.on_ready(cx, id);
             return;
@@ -143,6 +153,10 @@ impl Endpoint {
             Some(Ok(())) => "it names another domain",
         };
         let wanted = format!("{domain},{host}");
+        if is_asked {
+            let text = format_args!("{}: {fault}, wanted {}", peer.summary(), wanted.trim_matches(','));
+            cx.out.trail.failed(&[domain, host], Step::Tls, Side::Partner, text, CERTIFICATE);
+        }
         cx.refuse(
             Counter::CertificateRefused,
             "sip.certificate.refused",
@@ -270,6 +284,7 @@ impl Endpoint {
     pub(super) fn on_closed(&mut self, cx: &mut Cx<'_>, id: LinkId, why: Failure) {
         let Some(link) = self.links.get(id) else { return };
         if let Failure::Transport(why) = why {
+            note_closed(cx, link, why);
             let level = if link.state == LinkState::Ready { Level::Debug } else { Level::Warn };
             let (peer, transport) = (link.peer, link.transport);
             cx.out.log(
@@ -357,6 +372,34 @@ impl Endpoint {
         cx.out.close(id);
         self.on_closed(cx, id, Failure::Transport(CloseReason::Local));
     }
+}
+
+/// What helps against a certificate that is not believed.
+const CERTIFICATE: &str =
+    "the peer's certificate must name one of the wanted names and come from a CA of ours: set tls trust NAME";
+/// What helps where no connection comes about.
+const UNREACHABLE: &str =
+    "the peer must be up and take connections there; check the next hop and firewalls on both sides";
+/// What helps where the peer does not want our TLS.
+const TLS_REFUSED: &str =
+    "the peer's log says why: it has to trust the CA of our certificate and know its name (set tls certificate)";
+
+/// Tells whoever asks how a connection of ours ended that never was of use.
+fn note_closed(cx: &mut Cx<'_>, link: &Link, why: CloseReason) {
+    if link.listener.is_some() || !cx.out.trail.is_watching() {
+        return;
+    }
+    let cause = cx.out.trail.cause_of(link.id).map_or_else(|| why.reason().to_owned(), str::to_owned);
+    let (step, side, advice) = match (link.state, why) {
+        (LinkState::Connecting, CloseReason::Refused) => (Step::Tcp, Side::Partner, UNREACHABLE),
+        (LinkState::Connecting, _) => (Step::Tcp, Side::Network, UNREACHABLE),
+        (LinkState::Handshaking, _) if cause.contains("received fatal alert") => (Step::Tls, Side::Ours, TLS_REFUSED),
+        (LinkState::Handshaking, _) => (Step::Tls, Side::Partner, TLS_REFUSED),
+        // With TLS 1.3 a server refuses our certificate when the handshake is over for us.
+        (_, CloseReason::Tls) => (Step::Tls, Side::Ours, TLS_REFUSED),
+        _ => (Step::RoundTrip, Side::Partner, "the peer hung up; its log says why"),
+    };
+    cx.out.trail.failed(&link.names(), step, side, format_args!("{}: {cause}", link.peer), advice);
 }
 
 fn new_link(cx: &Cx<'_>, id: LinkId, transport: Transport, peer: SocketAddr, state: LinkState) -> Link {

@@ -18,7 +18,7 @@ pub use super::message::{Message, Method};
 use super::server::Server;
 use super::table::{Buffers, Index, Recent, Secret};
 use super::transaction::{T1_64, T4};
-use super::transport::{Failed, Links, Route, Ways, datagram_reply};
+use super::transport::{Failed, LinkState, Links, Route, Ways, datagram_reply};
 use crate::base::certificate::PeerCertificate;
 use crate::base::cx::{Cx, Ticket};
 use crate::base::net::{CloseReason, LinkId, ListenerId, NotLocated, Target, Transport};
@@ -382,6 +382,18 @@ impl Endpoint {
     /// What the peer of a connection proved.
     pub fn certificate(&self, link: LinkId) -> Option<&PeerCertificate> {
         self.links.get(link)?.certificate.as_ref()
+    }
+
+    /// The connection that requests to a destination go over now, for the operator to
+    /// read; `None` if one has to be opened first. A TLS peer has to name `domain`, in
+    /// A-labels, or the host of `hop`.
+    pub fn link_state(&self, hop: Option<&NextHop>, domain: &str) -> Option<String> {
+        let route = self.routes.iter().map(|(_, route)| route).find(|route| route.is_for(hop, domain))?;
+        let names = route.names();
+        let link = route.targets.iter().find_map(|target| self.links.get(self.links.find(*target, &names)?))?;
+        let channel = link.certificate.as_ref().map_or_else(|| "not encrypted".into(), PeerCertificate::summary);
+        let whose = if link.listener.is_some() { "the peer's connection" } else { "our connection" };
+        (link.state == LinkState::Ready).then(|| format!("{whose} with {} is up and used: {channel}", link.peer))
     }
 
     /// The tag that an answer to a request without one gets: ours in the dialog it makes.

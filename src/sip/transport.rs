@@ -348,6 +348,12 @@ impl Link {
             && (self.transport != Transport::Tls || self.is_for(names))
     }
 
+    /// The names it was opened for.
+    pub(super) fn names(&self) -> [&str; 2] {
+        let [domain, host] = &self.wanted;
+        [domain, host]
+    }
+
     fn is_for(&self, names: &[&str; 2]) -> bool {
         match &self.certificate {
             Some(peer) => names_any(peer, names),

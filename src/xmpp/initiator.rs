@@ -16,6 +16,7 @@ use super::stream_error::{StreamCondition, StreamFault};
 use crate::base::counters::Counter;
 use crate::base::cx::Cx;
 use crate::base::text::Escaped;
+use crate::base::trail;
 use crate::base::xml::{Node, Tag};
 use crate::limits;
 use crate::settings::Requirement;
@@ -50,6 +51,20 @@ impl Stream {
     /// Initiator: the features came.
     pub(super) fn on_features(&mut self, cx: &mut Cx<'_>, policy: &Policy, features: Node<'_>) -> Step {
         self.offers = Offers::parse(features);
+        if !self.external {
+            let offers = &self.offers;
+            let all = [
+                (offers.starttls, "STARTTLS"),
+                (offers.external, "EXTERNAL"),
+                (offers.dialback_errors, "dialback"),
+                (offers.bidi, "bidi"),
+                (offers.management, "acknowledgements"),
+            ];
+            let names: Vec<&str> = all.iter().filter(|(offered, _)| *offered).map(|(_, name)| *name).collect();
+            let (place, names) = (if self.is_secure() { "over TLS" } else { "in the clear" }, names.join(", "));
+            let what = if names.is_empty() { "nothing of use" } else { &names };
+            cx.out.trail.noted(&[&self.theirs], trail::Step::Identity, format_args!("it offers {place}: {what}"));
+        }
         if self.external {
             return self.enable(cx);
         }
@@ -82,6 +97,13 @@ impl Stream {
                 Escaped(&self.theirs),
                 if may { "clear" } else { "given-up" }
             ),
+        );
+        self.trail_failed(
+            cx,
+            trail::Step::Tls,
+            trail::Side::Partner,
+            format_args!("its server refused STARTTLS"),
+            "its server has to offer TLS, or: set partner DOMAIN tls optional",
         );
         self.close(cx);
         let retry = may.then_some(Without { tls: true, ..self.without });
@@ -174,6 +196,13 @@ impl Stream {
                 Escaped("the partner has to trust our certificate for this domain"),
             ),
         );
+        let text = format_args!("it refused EXTERNAL: {condition}");
+        let advice = "our certificate must name our domain and come from a CA that the partner trusts";
+        if self.methods.dialback {
+            cx.out.trail.noted(&[&self.theirs], trail::Step::Identity, format_args!("{text}; dialback is tried"));
+        } else {
+            self.trail_failed(cx, trail::Step::Identity, trail::Side::Ours, text, advice);
+        }
         self.external_failed = true;
         self.methods.external = false;
         self.state = State::Open;
@@ -252,6 +281,13 @@ impl Stream {
 
     pub(super) fn log_refused_key(&self, cx: &mut Cx<'_>, pair: &Pair, answer: Node<'_>, type_: &str) {
         let condition = StanzaError::parse(answer).map_or("", |error| error.condition.name());
+        self.trail_failed(
+            cx,
+            trail::Step::Identity,
+            trail::Side::Ours,
+            format_args!("it refused our dialback key for {}: {type_} {condition}", pair.ours),
+            "it asks the server that DNS names for our domain: SRV _xmpp-server._tcp of it and port 5269 must lead here",
+        );
         cx.refuse(
             Counter::StreamFailed,
             "xmpp.dialback.refused",

@@ -15,6 +15,7 @@ use crate::base::outbox::{Action, Writer};
 use crate::base::slab::Key;
 use crate::base::text::Escaped;
 use crate::base::time::{Instant, Wall};
+use crate::base::trail::{Side as AtFault, Step};
 use crate::limits;
 
 impl Server {
@@ -116,6 +117,7 @@ impl Server {
     pub fn located(&mut self, cx: &mut Cx<'_>, place: Key, targets: Result<&[Target], NotLocated>) {
         let Some(route) = self.routes.get_mut(place).filter(|route| route.stage == Stage::Locating) else { return };
         route.stage = Stage::Idle;
+        note_located(cx, &route.theirs, targets);
         match targets {
             Ok(targets) => {
                 route.targets = targets.iter().copied().take(limits::DNS_TARGETS_MAX).collect();
@@ -251,6 +253,13 @@ impl Server {
                     Counter::StreamFailed,
                     "xmpp.target.ourselves",
                     format_args!("partner={} address={} side=dns", Escaped(&theirs), target.address),
+                );
+                cx.out.trail.failed(
+                    &[&theirs],
+                    Step::Tcp,
+                    AtFault::Dns,
+                    format_args!("{} is this gateway itself", target.address),
+                    "the records of the partner's domain must name the partner's server",
                 );
                 route.note(Undelivered::Refused);
                 route.next += 1;
@@ -598,6 +607,35 @@ impl Server {
             }
         }
     }
+}
+
+/// Tells whoever asks where a partner is.
+fn note_located(cx: &mut Cx<'_>, theirs: &str, targets: Result<&[Target], NotLocated>) {
+    let (text, advice) = match targets {
+        Ok(targets) => {
+            let places: Vec<String> = targets
+                .iter()
+                .map(|target| match target.transport {
+                    Transport::Tls => format!("{} (direct TLS)", target.address),
+                    _ => target.address.to_string(),
+                })
+                .collect();
+            cx.out.trail.passed(&[theirs], Step::Dns, format_args!("{}", places.join(", ")));
+            return;
+        }
+        Err(NotLocated::NoSuchDomain) => (
+            "the domain does not exist, or says that it has no XMPP service",
+            "check how the domain is written; its owner has to publish SRV _xmpp-server._tcp",
+        ),
+        Err(NotLocated::NoAnswer) => {
+            ("no server of the DNS answered in time", "check system dns server, and whether the domain's servers work")
+        }
+        Err(NotLocated::NoAddress) => (
+            "there is no address that may be used",
+            "its owner has to publish A or AAAA records for the hosts that its SRV records name",
+        ),
+    };
+    cx.out.trail.failed(&[theirs], Step::Dns, AtFault::Dns, format_args!("{text}"), advice);
 }
 
 fn detach(route: &mut Route, key: Key) {

@@ -22,6 +22,7 @@ use super::ns;
 use super::policy::Policy;
 use super::route::{Route, Stage};
 use super::stanza::{Kind, Stanza};
+use super::status;
 use super::stream::{Channel, Ended, Ping, Side, State, Step, Stream};
 use super::stream_error::{StreamCondition, StreamFault};
 use crate::base::certificate::PeerCertificate;
@@ -32,6 +33,7 @@ use crate::base::slab::{Key, Slab};
 use crate::base::text::Escaped;
 use crate::base::time::Instant;
 use crate::base::timers::Timers;
+use crate::base::trail;
 use crate::base::xml::{Node, Tag, Tree};
 use crate::limits;
 use crate::settings::Settings;
@@ -97,6 +99,11 @@ pub enum Event<'a> {
         /// The partner's; empty for the server of a component.
         theirs: String,
     },
+    /// A stanza of [`Handle::of_test`] was handled.
+    Handled {
+        /// Which.
+        number: u32,
+    },
     /// Where are the servers of a domain? Answer with [`Server::located`].
     Locate {
         /// For the answer.
@@ -118,6 +125,16 @@ pub struct Handle {
     /// Which stanza of that count.
     pub(super) number: u32,
 }
+
+impl Handle {
+    /// A handle of no stream: what becomes of it is told by [`Event::Handled`].
+    pub const fn of_test(number: u32) -> Self {
+        Self { session: Some(OF_TEST), number }
+    }
+}
+
+/// No session has this key: the table of sessions is smaller.
+const OF_TEST: Key = Key::from_bits(u64::MAX);
 
 /// Why a stanza was not even taken for sending. The caller keeps the ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -306,7 +323,11 @@ impl Server {
 
     /// A connection we asked for is up.
     pub fn opened(&mut self, cx: &mut Cx<'_>, link: LinkId) {
-        let Some((key, stream)) = self.stream_of(link) else { return };
+        let Some(&key) = self.links.get(&link) else { return };
+        if let Some((theirs, address)) = self.target_of(key) {
+            cx.out.trail.passed(&[theirs], trail::Step::Tcp, format_args!("connected to {address}"));
+        }
+        let Some(stream) = self.streams.get_mut(key) else { return };
         stream.on_opened(cx);
         self.set(key, Timer::Progress, cx.now.after(NEGOTIATION_MAX.min(self.establishment())));
     }
@@ -321,7 +342,9 @@ impl Server {
 
     /// A link is gone.
     pub fn closed(&mut self, cx: &mut Cx<'_>, link: LinkId, why: CloseReason) {
-        let Some((key, stream)) = self.stream_of(link) else { return };
+        let Some(&key) = self.links.get(&link) else { return };
+        self.note_closed(cx, key, link, why);
+        let Some(stream) = self.streams.get(key) else { return };
         cx.info(
             "xmpp.link.closed",
             format_args!(
@@ -431,7 +454,9 @@ impl Server {
 
     /// The stanza's outcome is certain: it may be acknowledged now.
     pub fn handled(&mut self, cx: &mut Cx<'_>, handle: Handle) {
-        if let Some(session) = handle.session {
+        if handle.session == Some(OF_TEST) {
+            self.outcomes.push_back(Event::Handled { number: handle.number });
+        } else if let Some(session) = handle.session {
             self.finish(cx, session, handle.number);
         }
     }
@@ -616,6 +641,10 @@ impl Server {
             State::Closing => self.end_stream(cx, key, ended),
             State::Connecting => {
                 cx.out.abort(stream.link);
+                if let Some((theirs, address)) = self.target_of(key) {
+                    let text = format_args!("{address}: no connection within {} s", CONNECT_MAX.as_secs());
+                    cx.out.trail.failed(&[theirs], trail::Step::Tcp, trail::Side::Network, text, status::UNREACHABLE);
+                }
                 self.stream_ended(cx, key, Ended::new(Undelivered::Unreachable));
             }
             _ if is_unused => self.end_stream(cx, key, ended),
@@ -872,6 +901,16 @@ fn log_opened(cx: &mut Cx<'_>, stream: &Stream) {
             Escaped(protocol),
             stream.bidi,
             stream.session.is_some(),
+        ),
+    );
+    stream.trail_passed(
+        cx,
+        trail::Step::Identity,
+        format_args!(
+            "{} proved by {proof}{}{}",
+            if stream.is_initiator() { "we are" } else { "its own stream came, and it is" },
+            if stream.bidi { ", the stream goes both ways (XEP-0288)" } else { "" },
+            if stream.session.is_some() { ", stanzas are acknowledged (XEP-0198)" } else { "" },
         ),
     );
 }

@@ -26,8 +26,10 @@ use crate::base::outbox::{Level, TlsRole, Writer};
 use crate::base::slab::Key;
 use crate::base::text::Escaped;
 use crate::base::time::Instant;
+use crate::base::trail;
 use crate::base::xml::{Bindings, Limits, Node, Tag, emit_attribute};
 use crate::limits;
+use core::fmt;
 use core::net::IpAddr;
 use std::collections::VecDeque;
 
@@ -346,6 +348,28 @@ impl Stream {
         }
     }
 
+    /// Tells whoever asks that a step is done.
+    pub(super) fn trail_passed(&self, cx: &mut Cx<'_>, step: trail::Step, text: fmt::Arguments<'_>) {
+        cx.out.trail.passed(&[&self.theirs], self.trail_step(step), text);
+    }
+
+    /// Tells whoever asks that a step came to nothing.
+    pub(super) fn trail_failed(
+        &self,
+        cx: &mut Cx<'_>,
+        step: trail::Step,
+        side: trail::Side,
+        text: fmt::Arguments<'_>,
+        advice: &str,
+    ) {
+        cx.out.trail.failed(&[&self.theirs], self.trail_step(step), side, text, advice);
+    }
+
+    /// On a stream of the peer's all steps are one.
+    fn trail_step(&self, step: trail::Step) -> trail::Step {
+        if self.is_initiator() { step } else { trail::Step::Incoming }
+    }
+
     /// Did we open it?
     pub(super) fn is_initiator(&self) -> bool {
         !matches!(self.side, Side::Answerer { .. })
@@ -468,6 +492,8 @@ impl Stream {
         let (fault, advice) = match peer.verdict {
             Some(Ok(())) if peer.names_xmpp_domain(&ascii, &self.theirs) => {
                 *believed = true;
+                let summary = cx.out.trail.is_watching().then(|| peer.summary()).unwrap_or_default();
+                self.trail_passed(cx, trail::Step::Tls, format_args!("{summary}"));
                 return;
             }
             Some(Ok(())) => ("wrong name", "the partner needs a certificate that names its domain"),
@@ -477,9 +503,18 @@ impl Stream {
         *believed = false;
         let rules = policy.rules_for(&self.theirs);
         let then = if rules.may_dialback_over_tls() { "dialback" } else { "refused" };
-        let names = peer.names();
+        let (names, has_one) = (peer.names(), peer.verdict.is_some());
+        let text = match cx.out.trail.is_watching() {
+            true => format!("{}: {fault}, wanted {ascii}", peer.summary()),
+            false => String::new(),
+        };
+        if rules.may_dialback_over_tls() {
+            self.trail_passed(cx, trail::Step::Tls, format_args!("{text}; dialback has to prove it ({advice})"));
+        } else {
+            self.trail_failed(cx, trail::Step::Tls, trail::Side::Partner, format_args!("{text}"), advice);
+        }
         // A server that shows none and goes on with dialback is nothing to act upon.
-        if peer.verdict.is_none() && rules.may_dialback_over_tls() {
+        if !has_one && rules.may_dialback_over_tls() {
             cx.debug("tls.certificate.none", format_args!("partner={} then=dialback", Escaped(&self.theirs)));
             return;
         }
@@ -688,6 +723,12 @@ impl Stream {
                 Escaped(error.text.as_deref().unwrap_or_default()),
             ),
         );
+        if self.proved.is_empty() {
+            let at_fault = if side == "ours" { trail::Side::Ours } else { trail::Side::Partner };
+            let said = error.text.as_deref().unwrap_or_default();
+            let text = format_args!("it ended the stream: {} {said}", error.condition.name());
+            self.trail_failed(cx, trail::Step::Identity, at_fault, text, stream_advice(error.condition));
+        }
         let retry = self.retry();
         self.end(cx);
         Step::Ended(Ended { why, retry })
@@ -745,6 +786,28 @@ impl Stream {
             ),
         );
         cx.count(Counter::StreamErrorSent);
+        if self.proved.is_empty() {
+            let (at_fault, advice) = match fault.condition {
+                StreamCondition::PolicyViolation => (
+                    trail::Side::Partner,
+                    "let its server offer what is asked for, or ask for less: set partner DOMAIN tls, sasl, dialback",
+                ),
+                StreamCondition::ConnectionTimeout => {
+                    (trail::Side::Partner, "its server is up and too slow, or is no XMPP server")
+                }
+                StreamCondition::ResourceConstraint => (
+                    trail::Side::Ours,
+                    "raise the limits: set xmpp connection-limit, set partner DOMAIN connection-limit",
+                ),
+                StreamCondition::HostUnknown => (
+                    trail::Side::Partner,
+                    "it wants a domain that is not served here: set sip domain DOMAIN, if it should be",
+                ),
+                _ => (trail::Side::Partner, "its server does not keep to the standard; our log has the details"),
+            };
+            let text = format_args!("we ended the stream: {} ({})", fault.cause, fault.condition.name());
+            self.trail_failed(cx, trail::Step::Identity, at_fault, text, advice);
+        }
         if self.header_sent && !self.end_sent {
             self.write(cx, |w| {
                 super::stream_error::emit(w, fault.condition, Some(fault.cause), application);
@@ -790,6 +853,26 @@ impl Stream {
 pub(super) fn pair_of(element: Node<'_>) -> Option<Pair> {
     let domain = |name| prepare_domain(element.attribute(name)?).ok().map(|domain| domain.into_owned());
     Some(Pair { ours: domain("to")?, theirs: domain("from")? })
+}
+
+/// What helps against a partner's stream error.
+const fn stream_advice(condition: StreamCondition) -> &'static str {
+    match condition {
+        StreamCondition::HostUnknown | StreamCondition::HostGone => {
+            "that server does not serve the domain: its SRV records, or partner DOMAIN proxy, lead to the wrong one"
+        }
+        StreamCondition::NotAuthorized | StreamCondition::InvalidFrom => {
+            "it does not believe who we are: our certificate must name our domain and come from a CA it trusts"
+        }
+        StreamCondition::PolicyViolation => "its rules keep us out: its administrator has to allow our domain",
+        StreamCondition::RemoteConnectionFailed => {
+            "it cannot reach us to confirm our key: SRV _xmpp-server._tcp of our domain and port 5269 must lead here"
+        }
+        StreamCondition::ResourceConstraint | StreamCondition::SystemShutdown | StreamCondition::Reset => {
+            "its server is overloaded or restarts: try again later"
+        }
+        _ => "its log says why",
+    }
 }
 
 /// What a stream error of ours counts as.

@@ -342,7 +342,7 @@ impl World {
                     self.nodes[node].events.push(format!("undelivered {} {why:?}", ticket.0.index()));
                 }
                 Event::Stanza { .. } => panic!("stanzas come by receive"),
-                Event::Lost { .. } => {}
+                Event::Lost { .. } | Event::Handled { .. } => {}
             }
         }
     }
@@ -554,7 +554,7 @@ impl Script {
                     self.node.events.push(format!("undelivered {} {why:?}", ticket.0.index()));
                 }
                 Event::Stanza { .. } => panic!("stanzas come by receive"),
-                Event::Lost { .. } => {}
+                Event::Lost { .. } | Event::Handled { .. } => {}
             }
         }
         self.node.server.check_invariants();
