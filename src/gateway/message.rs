@@ -281,7 +281,7 @@ impl Gateway {
         let Some(Pending::ToXmpp(ToXmpp { transaction, trace, .. })) = self.pending.take(ticket) else { return };
         cx.count(Counter::SipMessageDelivered);
         if let Some(transaction) = transaction {
-            self.sip.respond(cx, transaction, &sip::endpoint::Response { status: 200, ..Default::default() });
+            self.respond(cx, transaction, &Answer::new(200, "OK", Counter::SipMessageDelivered));
         }
         self.pending.remember(trace);
     }
@@ -332,7 +332,9 @@ impl Gateway {
             }
         } else if let Some(trace) = self.pending.recall(id, from, to) {
             self.note_outcome(trace.from.domain(), true);
-            self.on_late_error(cx, &trace, &error);
+            if !self.test_late_error(cx, &trace.id, &error) {
+                self.on_late_error(cx, &trace, &error);
+            }
         } else {
             cx.refuse(
                 Counter::StrayError,
@@ -642,6 +644,9 @@ impl Gateway {
         error: &StanzaError<'_>,
         body: &str,
     ) {
+        if self.test_refused(cx, id, error) {
+            return;
+        }
         let (from_domain, to_domain) = (domain_of(from), domain_of(to));
         let head = Head { kind: Kind::Message, from, to, id, type_: Some("error"), lang: None };
         let sent = self.xmpp.answer(cx, from_domain, to_domain, |w| {

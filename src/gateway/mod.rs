@@ -18,6 +18,7 @@ pub mod pending;
 pub mod policy;
 pub mod presence;
 pub mod provider;
+pub mod probe;
 pub mod report;
 pub mod route;
 pub mod service;
@@ -64,6 +65,10 @@ pub struct Gateway {
     presence: presence::table::Table,
     /// Who waits for an answer of the DNS.
     asked: Slab<Asker>,
+    /// Tests that an operator asked for.
+    tests: probe::Table,
+    /// When the SIP domains were last heard of.
+    heard: probe::Heard,
     /// The program ends: nothing new is taken.
     ending: bool,
 }
@@ -97,6 +102,8 @@ impl Gateway {
             sessions: session::table::Table::default(),
             presence: presence::table::Table::new(hash_key.as_ref()),
             asked: Slab::with_capacity(SIP_CLIENT_TRANSACTIONS_MAX + STREAMS_MAX),
+            tests: probe::Table::default(),
+            heard: probe::Heard::default(),
             ending: false,
             settings,
         }
@@ -109,6 +116,7 @@ impl Gateway {
         self.routes = route::Routes::new(&self.settings);
         self.rights.configure(&self.settings);
         self.discovered.configure(|domain| self.routes.is_configured(domain));
+        self.heard.retain(|domain| self.routes.sip_domain(&self.settings, domain).is_some());
         self.sip.configure(cx, &self.settings);
         self.xmpp.configure(cx, &self.settings);
         self.dns.configure(cx, &self.settings);
@@ -207,6 +215,7 @@ impl Gateway {
                 self.presence_timeout(cx);
                 self.session_timeout(cx);
                 self.provider_alarms(cx);
+                self.tests_timeout(cx);
                 0
             }
             Input::Stored { number } => {
@@ -236,6 +245,7 @@ impl Gateway {
             self.presence.deadline(),
             self.sessions.deadline(),
             self.rights.deadline(),
+            self.tests.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -289,7 +299,9 @@ impl Gateway {
     /// none left.
     fn settle(&mut self, cx: &mut Cx<'_>) {
         loop {
-            if let Some(event) = self.sip.poll() {
+            if let Some(mark) = cx.out.trail.pop() {
+                self.on_mark(cx, &mark);
+            } else if let Some(event) = self.sip.poll() {
                 self.on_sip(cx, event);
             } else if let Some(event) = self.xmpp.poll() {
                 self.on_xmpp(cx, event);
@@ -307,12 +319,18 @@ impl Gateway {
             Event::Request { transaction, message, source } => self.on_request(cx, transaction, &message, &source),
             Event::Benotify { message, source } => self.on_benotify(cx, &message, &source),
             Event::Response { ticket, message } => {
-                if !self.presence_response(cx, ticket, &message) && !self.session_response(cx, ticket, &message) {
+                let is_theirs = self.test_response(cx, ticket, &message)
+                    || self.presence_response(cx, ticket, &message)
+                    || self.session_response(cx, ticket, &message);
+                if !is_theirs {
                     self.on_response(cx, ticket, &message);
                 }
             }
             Event::Failed { ticket, failure } => {
-                if !self.presence_failed(cx, ticket, failure) && !self.session_failed(cx, ticket, failure) {
+                let is_theirs = self.test_failed(cx, ticket, failure)
+                    || self.presence_failed(cx, ticket, failure)
+                    || self.session_failed(cx, ticket, failure);
+                if !is_theirs {
                     self.on_sip_failure(cx, ticket, failure);
                 }
             }
@@ -340,15 +358,16 @@ impl Gateway {
         match event {
             Event::Stanza { handle, stanza } => self.on_stanza(cx, handle, &stanza),
             Event::Delivered { ticket } => {
-                if !self.presence_delivered(cx, ticket) {
+                if !self.test_delivered(cx, ticket) && !self.presence_delivered(cx, ticket) {
                     self.on_delivered(cx, ticket);
                 }
             }
             Event::Undelivered { ticket, why } => {
-                if !self.presence_undelivered(cx, ticket, why) {
+                if !self.test_undelivered(cx, ticket, why) && !self.presence_undelivered(cx, ticket, why) {
                     self.on_undelivered(cx, ticket, why);
                 }
             }
+            Event::Handled { number } => self.test_handled(cx, number),
             Event::Lost { ours, theirs } => self.on_partner_lost(cx, &ours, &theirs),
             Event::Locate { place, domain, proxy } => {
                 let service = match &proxy {

@@ -259,6 +259,14 @@ impl Table {
         })
     }
 
+    /// The id of the stanza made from the MESSAGE of a transaction.
+    pub fn id_of(&self, transaction: Key) -> Option<&str> {
+        self.slots.iter().find_map(|(_, pending)| match pending {
+            Pending::ToXmpp(entry) if entry.transaction == Some(transaction) => Some(entry.trace.id.as_str()),
+            _ => None,
+        })
+    }
+
     /// Remembers a delivered stanza for errors that come late.
     pub fn remember(&mut self, trace: Trace) {
         if self.delivered.len() == DELIVERED_REMEMBERED_MAX {

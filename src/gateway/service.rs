@@ -24,8 +24,8 @@ impl Gateway {
             Kind::Message if stanza.is_error() => self.on_message_error(cx, stanza),
             Kind::Message => return self.message_from_xmpp(cx, handle, stanza),
             Kind::Iq if stanza.is_request() || stanza.is_bad_request() => self.on_query(cx, stanza),
-            // A result or an error belongs to a question of the streams' own.
-            Kind::Iq => {}
+            // A result or an error belongs to a question of the streams' own, or of a test.
+            Kind::Iq => self.test_answered(cx, stanza),
             Kind::Presence => return self.on_presence(cx, handle, stanza),
         }
         self.xmpp.handled(cx, handle);

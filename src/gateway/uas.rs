@@ -138,16 +138,31 @@ impl Answer {
 impl Gateway {
     /// A new request.
     pub(super) fn on_request(&mut self, cx: &mut Cx<'_>, transaction: Key, message: &Message<'_>, source: &Source) {
-        let is_message = message.method() == Method::Message;
-        if is_message {
-            cx.count(Counter::SipMessageIn);
-        }
         let proven = self.proves_anything(source);
         let judged = self.judge(message, source, proven).and_then(|accepted| self.permit(cx, message, accepted));
         if !self.settings.discovery_open || !proven {
             // Nobody is counted.
         } else if let Some(domain) = self.discovered_sender(message, source) {
             self.note_outcome(&domain, judged.is_err());
+        }
+        let refused = judged.as_ref().err().map(|answer| (answer.status, &*answer.reason));
+        self.heard.note(cx.now, message, refused, |domain| self.routes.sip_domain(&self.settings, domain).is_some());
+        self.settle_request(cx, transaction, message, source, proven, judged);
+    }
+
+    /// Does what a request may do, or answers why it may not.
+    pub(super) fn settle_request(
+        &mut self,
+        cx: &mut Cx<'_>,
+        transaction: Key,
+        message: &Message<'_>,
+        source: &Source,
+        proven: bool,
+        judged: Result<Accepted, Answer>,
+    ) {
+        let is_message = message.method() == Method::Message;
+        if is_message {
+            cx.count(Counter::SipMessageIn);
         }
         match judged {
             Ok(Accepted::Message { from, to }) => self.message_from_sip(cx, transaction, message, from, to),
@@ -194,6 +209,12 @@ impl Gateway {
             return Ok(Accepted::Options);
         }
         let from = self.proved_sender(message, source)?;
+        self.judge_from(message, from)
+    }
+
+    /// What a request may do whose sender is proved.
+    pub(super) fn judge_from(&self, message: &Message<'_>, from: Jid) -> Result<Accepted, Answer> {
+        let method = message.method();
         self.check_method(message)?;
         check_require(message)?;
         // What stands in a dialog goes by its tags; its Request-URI is our own Contact.
@@ -402,6 +423,9 @@ impl Gateway {
     }
 
     fn answer(&mut self, cx: &mut Cx<'_>, transaction: Key, proven: bool, answer: &Answer) {
+        if self.test_message_answered(cx, transaction, answer) {
+            return;
+        }
         let headers: Vec<(&str, &str)> = answer.headers.iter().map(|(name, value)| (*name, value.as_ref())).collect();
         let response =
             Response { status: answer.status, reason: &answer.reason, headers: &headers, ..Response::default() };
@@ -471,7 +495,7 @@ fn gruu_elsewhere(message: &Message<'_>, from: &Jid) -> Option<Jid> {
 }
 
 /// What a request may do.
-enum Accepted {
+pub(super) enum Accepted {
     /// A message between two addresses.
     Message { from: Jid, to: Jid },
     /// Watch somebody's presence.

@@ -1,0 +1,487 @@
+//! Tests that an operator asks for: whether a partner or a SIP domain can be reached and
+//! reaches us, and whether one user's message arrives at another.
+//!
+//! A test uses the gateway's own locator, connections and streams: it sends a question
+//! as any other part of the gateway does, and is told by [`crate::base::trail`] how its
+//! way comes about. `machine` is the test as such; here it is tied to the world: what
+//! is asked, what an outcome means. [`Gateway::begin_test`] begins one;
+//! [`Gateway::test_lines`] shows what it said; whoever began it ends it by
+//! [`Gateway::end_test`], else it is forgotten after a while.
+//!
+//! A test of two users takes the road of their messages, the checks among it: all it
+//! leaves out is the proof of the sender's domain, which the operator stands for.
+
+mod advice;
+mod heard;
+mod machine;
+mod user;
+
+pub(super) use heard::Heard;
+
+use super::{Gateway, content};
+use crate::base::cx::{Cx, Ticket};
+use crate::base::slab::{Key, Slab};
+use crate::base::time::Instant;
+use crate::base::trail::{Mark, Side};
+use crate::base::xml::Tag;
+use crate::limits::PROBES_MAX;
+use crate::settings::{ListenerKind, Requirement};
+use crate::sip::endpoint::{Destination, Failure, Request};
+use crate::sip::message::{Message, Method};
+use crate::xmpp::jid::{domain_to_ascii, prepare_domain};
+use crate::xmpp::ns;
+use crate::xmpp::server::Undelivered;
+use crate::xmpp::stanza::{Head, Kind, Stanza, StanzaError};
+use crate::xmpp::status::in_words;
+use machine::{ANSWER_TIME_MAX, Fault, Probe};
+
+/// Tickets and transactions of tests have this bit; the rest is the key of the test.
+const OF_PROBE: u64 = 1 << 60;
+
+/// What is to be tested.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Test {
+    /// A partner, or a SIP domain.
+    Partner {
+        /// Its domain, as the operator wrote it.
+        domain: String,
+        /// For which of our domains, as towards a partner; the first one if not said.
+        ours: Option<String>,
+    },
+    /// A message from one user to another on the other side.
+    User {
+        /// Whose message it is: `user@domain`, or a URI.
+        from: String,
+        /// Who gets it.
+        to: String,
+    },
+}
+
+/// What a test does.
+#[derive(Debug)]
+enum Course {
+    /// Pings an XMPP domain.
+    Xmpp {
+        /// Our domain.
+        ours: String,
+        /// The partner's.
+        theirs: String,
+        /// The id of the ping.
+        id: String,
+    },
+    /// Sends OPTIONS to a SIP domain.
+    Sip,
+    /// Sends a MESSAGE that goes to XMPP.
+    ToXmpp(user::ToXmpp),
+    /// Sends a stanza that goes to SIP.
+    ToSip(user::ToSip),
+}
+
+/// The tests that run, and those whose lines were not fetched yet.
+#[derive(Debug)]
+pub(super) struct Table {
+    probes: Slab<Probe>,
+    /// The number of the last stanza that was a test.
+    stanzas: u32,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { probes: Slab::with_capacity(PROBES_MAX), stanzas: 0 }
+    }
+}
+
+impl Table {
+    /// When [`Gateway::tests_timeout`] is next due.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.probes.iter().map(|(_, probe)| probe.deadline()).min()
+    }
+
+    /// Those that still run, for the look at each that an event costs; none as a rule.
+    fn running(&mut self) -> impl Iterator<Item = (Key, &mut Probe)> {
+        self.probes.iter_mut().filter(|(_, probe)| probe.runs())
+    }
+}
+
+const fn ticket(key: Key) -> Ticket {
+    Ticket(marked(key))
+}
+
+const fn marked(key: Key) -> Key {
+    Key::from_bits(key.to_bits() | OF_PROBE)
+}
+
+/// The test that a ticket or a transaction names, if it is one of ours.
+fn probe_of(key: Key) -> Option<Key> {
+    let bits = key.to_bits();
+    (bits >> 60 == OF_PROBE >> 60).then(|| Key::from_bits(bits & !OF_PROBE))
+}
+
+impl Gateway {
+    /// Begins a test and gives its number. The error is a sentence: what is wrong and
+    /// what is allowed.
+    pub fn begin_test(&mut self, cx: &mut Cx<'_>, test: &Test) -> Result<u64, String> {
+        if self.ending {
+            return Err("the gateway is being shut down".into());
+        }
+        if self.tests.probes.is_full() {
+            return Err(format!("{PROBES_MAX} tests run; allowed: to try again when one has ended"));
+        }
+        let key = match test {
+            Test::Partner { domain, ours } => {
+                let domain = prepared(domain)?;
+                let ours = ours.as_deref().map(prepared).transpose()?;
+                if self.routes.sip_domain(&self.settings, &domain).is_some() {
+                    self.test_sip_domain(cx, &domain)
+                } else {
+                    self.test_partner(cx, domain, ours)
+                }
+            }
+            Test::User { from, to } => self.test_user(cx, from, to)?,
+        };
+        self.settle(cx);
+        key.map(Key::to_bits).ok_or_else(|| "no room for the test; allowed: to try again".into())
+    }
+
+    /// What a test said so far, and how it ended; `None` once it is forgotten.
+    pub fn test_lines(&self, test: u64) -> Option<(&[String], Option<&Result<(), String>>)> {
+        let probe = self.tests.probes.get(Key::from_bits(test))?;
+        Some((probe.lines(), probe.outcome()))
+    }
+
+    /// Forgets a test.
+    pub fn end_test(&mut self, cx: &mut Cx<'_>, test: u64) {
+        if let Some(probe) = self.tests.probes.remove(Key::from_bits(test)) {
+            for name in &probe.names {
+                cx.out.trail.unwatch(name);
+            }
+        }
+    }
+
+    /// Enters a test; from now on it hears of the names. `None` if there is no room.
+    fn enter_test(&mut self, cx: &mut Cx<'_>, course: Course, mut names: Vec<String>) -> Option<Key> {
+        names.retain(|name| !name.is_empty());
+        names.dedup();
+        let key = self.tests.probes.insert(Probe::new(course, Vec::new(), cx.now)).ok()?;
+        if let Some(probe) = self.tests.probes.get_mut(key) {
+            names.retain(|name| cx.out.trail.watch(name));
+            probe.names = names;
+        }
+        Some(key)
+    }
+
+    /// Somebody found something out about a name that is watched.
+    pub(super) fn on_mark(&mut self, cx: &mut Cx<'_>, mark: &Mark) {
+        for (_, probe) in self.tests.running() {
+            if probe.names.contains(&mark.subject) {
+                probe.on_mark(cx.now, mark.clone());
+            }
+        }
+    }
+
+    /// Tells the tests what was found out before the outcome that follows from it.
+    fn take_marks(&mut self, cx: &mut Cx<'_>) {
+        while let Some(mark) = cx.out.trail.pop() {
+            self.on_mark(cx, &mark);
+        }
+    }
+
+    /// Deadlines of tests have come.
+    pub(super) fn tests_timeout(&mut self, cx: &mut Cx<'_>) {
+        let due: Vec<Key> =
+            self.tests.probes.iter().filter(|(_, probe)| probe.deadline() <= cx.now).map(|(key, _)| key).collect();
+        for key in due {
+            self.take_marks(cx);
+            match self.tests.probes.get(key) {
+                Some(probe) if probe.runs() => self.test_timed_out(cx, key),
+                _ => self.end_test(cx, key.to_bits()),
+            }
+        }
+    }
+
+    fn test_timed_out(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(probe) = self.tests.probes.get(key) else { return };
+        let unheard = match &probe.course {
+            Course::Xmpp { ours, theirs, .. } if probe.delivered => Some(self.why_unheard(ours, theirs)),
+            _ => None,
+        };
+        let Some(probe) = self.tests.probes.get_mut(key) else { return };
+        match (unheard, &probe.course) {
+            (Some((false, fault)), _) => probe.unheard(cx.now, fault),
+            (Some((true, fault)), _) => probe.red(cx.now, fault),
+            // No error came after it was delivered.
+            (None, Course::ToXmpp(_)) if probe.delivered => probe.green(cx.now, "the message was delivered"),
+            (None, _) => probe.lost(
+                cx.now,
+                Fault::new(
+                    "round-trip",
+                    Side::Partner,
+                    "nothing happened any more",
+                    "look into the log of this gateway",
+                ),
+            ),
+        }
+    }
+
+    // ---- An XMPP domain -----------------------------------------------------------
+
+    fn test_partner(&mut self, cx: &mut Cx<'_>, theirs: String, ours: Option<String>) -> Option<Key> {
+        let first = || self.settings.sip_domains.first().map(|served| served.domain.clone());
+        let (named, ours) = (ours.is_some(), ours.or_else(first).unwrap_or_default());
+        let id = format!("probe-{}", cx.rng.token::<16>());
+        let course = Course::Xmpp { ours: ours.clone(), theirs: theirs.clone(), id: id.clone() };
+        let key = self.enter_test(cx, course, vec![theirs.clone()])?;
+        let configured = self.configured(&ours, named, &theirs);
+        let running = self.xmpp.carrier_state(&ours, &theirs);
+        let probe = self.tests.probes.get_mut(key)?;
+        match configured {
+            Ok(text) => probe.passed(cx.now, "configured", text),
+            Err(fault) => {
+                probe.red(cx.now, fault);
+                return Some(key);
+            }
+        }
+        if let Some(running) = running {
+            probe.noted(cx.now, "identity", running);
+        }
+        // The operator may have just put right what failed a moment ago.
+        self.xmpp.forgive(&theirs);
+        let head = Head { kind: Kind::Iq, from: &ours, to: &theirs, id: Some(&id), type_: Some("get"), lang: None };
+        let sent = self.xmpp.send(cx, Some(ticket(key)), &ours, &theirs, |w| {
+            head.emit(w, |w| Tag::begin(w, "ping").namespace(ns::PING).empty());
+        });
+        if let Err(refused) = sent {
+            let probe = self.tests.probes.get_mut(key)?;
+            probe.red(cx.now, advice::of_refused(refused));
+        }
+        Some(key)
+    }
+
+    /// Whether a partner is one, and with which settings, in words.
+    fn configured(&self, ours: &str, named: bool, theirs: &str) -> Result<String, Fault> {
+        let ours_is_served = self.routes.sip_domain(&self.settings, ours).is_some();
+        if !ours_is_served {
+            let text = match named {
+                true => format!("{ours} is no SIP domain that is served here"),
+                false => "no SIP domain is served here, so there is nobody to speak for".into(),
+            };
+            return Err(Fault::new("configured", Side::Ours, text, "set sip domain DOMAIN"));
+        }
+        let Some(domain) = self.routes.xmpp_domain(&self.settings, theirs) else {
+            return Err(Fault::new(
+                "configured",
+                Side::Ours,
+                format_args!("{theirs} is neither an allowed partner nor a SIP domain here"),
+                format!("set partner {theirs} type federated, or set sip domain {theirs} for a domain of SIP users"),
+            ));
+        };
+        let word = |requirement| match requirement {
+            Requirement::Required => "required",
+            Requirement::Optional => "optional",
+            Requirement::NotSupported => "not-supported",
+        };
+        let listens = self.settings.listeners.iter().any(|listener| is_xmpp(listener.kind));
+        let deaf = if listens { "" } else { "; nothing is listened on for its own streams (set xmpp listen NAME)" };
+        Ok(match domain.partner {
+            Some(partner) => format!(
+                "partner {}, tls {}, sasl {}, dialback {}{}; we are {ours}{deaf}",
+                partner.domain,
+                word(partner.tls),
+                word(partner.sasl),
+                partner.dialback,
+                partner.proxy.as_ref().map_or_else(String::new, |(host, _)| format!(", proxy {host}")),
+            ),
+            None => format!("no partner, and partner discovery is open; we are {ours}{deaf}"),
+        })
+    }
+
+    /// Why the answer to a ping did not come, and whether the partner's own stream is
+    /// there for it.
+    fn why_unheard(&self, ours: &str, theirs: &str) -> (bool, Fault) {
+        let state = self.xmpp.partner_state(theirs);
+        if state.incoming > 0 || state.components > 0 {
+            let fault = Fault::new(
+                "round-trip",
+                Side::Partner,
+                format_args!("it took our ping and did not answer within {} s", ANSWER_TIME_MAX.as_secs()),
+                "its server may be overloaded, or drop what comes from a domain it does not know: its log says why",
+            );
+            return (true, fault);
+        }
+        let port = self.settings.listeners.iter().find(|listener| listener.kind == ListenerKind::XmppStartTls);
+        let port = port.map_or(5269, |listener| listener.address.port());
+        let ascii = domain_to_ascii(ours).unwrap_or_default();
+        let fault = Fault::new(
+            "incoming",
+            Side::Partner,
+            format_args!("it took our ping and has no stream to us, so that its answer cannot come"),
+            format!(
+                "its server has to find us: DNS needs SRV _xmpp-server._tcp.{ascii} that leads to {}, port {port} has \
+                 to be open from outside, our certificate has to name {ascii}, and its rules have to allow {ascii}",
+                self.settings.host_name
+            ),
+        );
+        (false, fault)
+    }
+
+    /// A stanza of ours arrived; false if its ticket is no test's.
+    pub(super) fn test_delivered(&mut self, cx: &mut Cx<'_>, ticket: Ticket) -> bool {
+        let Some(key) = probe_of(ticket.0) else { return false };
+        self.take_marks(cx);
+        if let Some(probe) = self.tests.probes.get_mut(key).filter(|probe| probe.runs()) {
+            probe.delivered = true;
+            probe.passed(cx.now, "sent", "the partner has our ping");
+            probe.wait(cx.now, ANSWER_TIME_MAX);
+        }
+        true
+    }
+
+    /// A stanza of ours did not arrive; false if its ticket is no test's.
+    pub(super) fn test_undelivered(&mut self, cx: &mut Cx<'_>, ticket: Ticket, why: Undelivered) -> bool {
+        let Some(key) = probe_of(ticket.0) else { return false };
+        self.take_marks(cx);
+        if let Some(probe) = self.tests.probes.get_mut(key) {
+            let text = in_words(why);
+            probe.lost(cx.now, Fault::new("round-trip", Side::Partner, text, advice::of_undelivered(why)));
+        }
+        true
+    }
+
+    /// An answer to an iq came: perhaps to a ping of ours.
+    pub(super) fn test_answered(&mut self, cx: &mut Cx<'_>, stanza: &Stanza<'_>) {
+        let is_ours = |probe: &Probe| match &probe.course {
+            Course::Xmpp { ours, theirs, id } => {
+                stanza.id == Some(id) && stanza.from.as_str() == theirs && stanza.to.as_str() == ours
+            }
+            _ => false,
+        };
+        let Some(key) = self.tests.running().find(|(_, probe)| is_ours(probe)).map(|(key, _)| key) else { return };
+        self.take_marks(cx);
+        let state = self.xmpp.partner_state(stanza.from.domain());
+        let Some(probe) = self.tests.probes.get_mut(key) else { return };
+        let error = StanzaError::parse(stanza.element).filter(|_| stanza.is_error());
+        match error {
+            None => probe.passed(cx.now, "round-trip", "our ping was answered"),
+            // Whatever it answers, it is there and heard us.
+            Some(error) => {
+                let name = error.condition.name();
+                probe.passed(cx.now, "round-trip", format_args!("our ping was answered with the error {name}"));
+            }
+        }
+        match state.incoming {
+            0 => probe.passed(cx.now, "incoming", "its answer came on our stream; it opened none of its own yet"),
+            streams => probe.passed(cx.now, "incoming", format_args!("its own streams are here: {streams}")),
+        }
+        let domain = stanza.from.domain();
+        probe.green(cx.now, format_args!("{domain} can be reached and reaches us"));
+    }
+
+    // ---- A SIP domain -------------------------------------------------------------
+
+    fn test_sip_domain(&mut self, cx: &mut Cx<'_>, domain: &str) -> Option<Key> {
+        let served = self.routes.sip_domain(&self.settings, domain)?.clone();
+        let ascii = domain_to_ascii(domain)?.into_owned();
+        let host = served.next_hop.as_ref().map_or("", |hop| &hop.host);
+        let key = self.enter_test(cx, Course::Sip, vec![ascii.clone(), host.into()])?;
+        let running = self.sip.link_state(served.next_hop.as_ref(), &ascii);
+        let probe = self.tests.probes.get_mut(key)?;
+        let way = match &served.next_hop {
+            Some(hop) => {
+                let (transport, host) = (crate::base::net::Transport::from(hop.transport), &hop.host);
+                let port = hop.port.map_or_else(String::new, |port| format!(":{port}"));
+                format!("next hop {host}{port} by {transport}")
+            }
+            None => "no next hop: the DNS decides (RFC 3263)".into(),
+        };
+        probe.passed(cx.now, "configured", format_args!("SIP domain {domain}, {way}, dialect {:?}", served.dialect));
+        if let Some(running) = running {
+            probe.noted(cx.now, "tls", running);
+        }
+        let destination = match &served.next_hop {
+            Some(hop) => Destination::NextHop { hop, domain: &ascii },
+            None => Destination::Domain { domain: &ascii },
+        };
+        // A partner's domain is one that the SIP side may know; our host name need not be.
+        let from = self.settings.partners.first().and_then(|partner| domain_to_ascii(&partner.domain));
+        let from = format!("sip:{}", from.as_deref().unwrap_or(&self.settings.host_name));
+        let uri = format!("sip:{ascii}");
+        let (call_id, from_tag) = (super::message::new_call_id(cx), super::message::new_tag(cx));
+        let request = Request {
+            method: Method::Options,
+            uri: &uri,
+            from: &from,
+            from_tag: &from_tag,
+            to: &uri,
+            to_tag: None,
+            call_id: &call_id,
+            cseq: 1,
+            max_forwards: 70,
+            headers: &[("Accept", content::ACCEPT)],
+            content_type: None,
+            body: b"",
+        };
+        if let Err(refused) = self.sip.request(cx, ticket(key), &destination, &request) {
+            let probe = self.tests.probes.get_mut(key)?;
+            let text = format_args!("the request could not be sent: {refused:?}");
+            probe
+                .red(cx.now, Fault::new("round-trip", Side::Ours, text, "the SIP side is full: try again in a moment"));
+        }
+        Some(key)
+    }
+
+    /// A response came; false if its ticket is no test's.
+    pub(super) fn test_response(&mut self, cx: &mut Cx<'_>, ticket: Ticket, message: &Message<'_>) -> bool {
+        let Some(key) = probe_of(ticket.0) else { return false };
+        if message.status() < 200 {
+            return true;
+        }
+        self.take_marks(cx);
+        let domain = crate::sip::uri::Uri::parse(message.to().uri).map_or("", |uri| uri.host);
+        let domain = prepare_domain(domain).unwrap_or_default();
+        let heard = self.heard.of(&domain).cloned().unwrap_or_default();
+        let Some(probe) = self.tests.probes.get_mut(key).filter(|probe| probe.runs()) else { return true };
+        let software = message.header("Server").or_else(|| message.header("User-Agent"));
+        let software = software.map_or_else(String::new, |software| format!(", {software}"));
+        let text = format_args!("OPTIONS was answered {} {}{software}", message.status(), message.reason());
+        probe.passed(cx.now, "round-trip", text);
+        match heard.last {
+            Some(last) => {
+                let text = format_args!("its last request came {} s ago", cx.now.since(last).as_secs());
+                probe.passed(cx.now, "incoming", text);
+            }
+            None => probe.noted(cx.now, "incoming", "no request of it was taken since the start"),
+        }
+        if let Some((when, reason)) = heard.refused {
+            let age = cx.now.since(when).as_secs();
+            let text = format_args!("a request that names it was refused {age} s ago: {reason}");
+            if heard.last.is_none_or(|last| last < when) {
+                probe.red(cx.now, Fault::new("incoming", Side::Partner, text, advice::OF_REFUSED_REQUEST));
+                return true;
+            }
+            probe.noted(cx.now, "incoming", text);
+        }
+        probe.green(cx.now, format_args!("{domain} can be reached"));
+        true
+    }
+
+    /// No response came; false if its ticket is no test's.
+    pub(super) fn test_failed(&mut self, cx: &mut Cx<'_>, ticket: Ticket, failure: Failure) -> bool {
+        let Some(key) = probe_of(ticket.0) else { return false };
+        self.take_marks(cx);
+        if let Some(probe) = self.tests.probes.get_mut(key) {
+            probe.lost(cx.now, advice::of_failure(failure));
+        }
+        true
+    }
+}
+
+const fn is_xmpp(kind: ListenerKind) -> bool {
+    matches!(kind, ListenerKind::XmppStartTls | ListenerKind::XmppDirectTls)
+}
+
+/// A domain as the operator wrote it, as the settings have it.
+fn prepared(domain: &str) -> Result<String, String> {
+    prepare_domain(domain).map(std::borrow::Cow::into_owned).map_err(|_| {
+        format!("{} is no domain; allowed: a name such as chat.example", crate::base::text::Escaped(domain))
+    })
+}
