@@ -11,9 +11,10 @@
 //! is escaped here: no answer holds a control character besides the ends of its lines.
 
 use crate::base::counters::{Counter, Counters};
+use crate::base::cx::Cx;
 use crate::base::text::{Escaped, cut};
-use crate::base::time::Instant;
 use crate::gateway::Gateway;
+use crate::gateway::probe::Test;
 use crate::gateway::report::{Contact, Direction};
 use crate::limits::{CONSOLE_ADDRESS_OCTETS_MAX, CONSOLE_SLICE_OCTETS_MAX};
 use core::fmt::{self, Write};
@@ -33,17 +34,21 @@ pub trait Running {
     fn contact(&self, a: &str, b: &str) -> Option<Contact>;
     /// As [`Gateway::partner_state`].
     fn partner_state(&self, domain: &str) -> String;
+    /// As [`Gateway::begin_test`].
+    fn begin_test(&mut self, test: &Test) -> Result<u64, String>;
+    /// As [`Gateway::test_lines`].
+    fn test_lines(&self, test: u64) -> Option<(&[String], Option<&Result<(), String>>)>;
+    /// As [`Gateway::end_test`].
+    fn end_test(&mut self, test: u64);
 }
 
 /// The gateway that runs, at one moment.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Live<'a> {
     /// The gateway.
-    pub gateway: &'a Gateway,
-    /// What it counted.
-    pub counters: &'a Counters,
-    /// The moment.
-    pub now: Instant,
+    pub gateway: &'a mut Gateway,
+    /// Its world: what a test causes goes out by it.
+    pub cx: Cx<'a>,
     /// The program's.
     pub version: &'a str,
 }
@@ -54,19 +59,31 @@ impl Running for Live<'_> {
     }
 
     fn counters(&self) -> &Counters {
-        self.counters
+        self.cx.count
     }
 
     fn contacts(&self, from: u32, each: &mut dyn FnMut(Contact)) -> Option<u32> {
-        self.gateway.contacts(self.now, from, each)
+        self.gateway.contacts(self.cx.now, from, each)
     }
 
     fn contact(&self, a: &str, b: &str) -> Option<Contact> {
-        self.gateway.contact(self.now, a, b)
+        self.gateway.contact(self.cx.now, a, b)
     }
 
     fn partner_state(&self, domain: &str) -> String {
         self.gateway.partner_state(domain)
+    }
+
+    fn begin_test(&mut self, test: &Test) -> Result<u64, String> {
+        self.gateway.begin_test(&mut self.cx, test)
+    }
+
+    fn test_lines(&self, test: u64) -> Option<(&[String], Option<&Result<(), String>>)> {
+        self.gateway.test_lines(test)
+    }
+
+    fn end_test(&mut self, test: u64) {
+        self.gateway.end_test(&mut self.cx, test);
     }
 }
 
@@ -77,7 +94,7 @@ struct Command {
     /// What it does, in half a line.
     help: &'static str,
     /// Does it, given what was written for the words in capitals.
-    run: fn(&[&str], &dyn Running) -> Result<Answer, String>,
+    run: fn(&[&str], &mut dyn Running) -> Result<Answer, String>,
 }
 
 const COMMANDS: &[Command] = &[
@@ -103,13 +120,30 @@ const COMMANDS: &[Command] = &[
         help: "all about two contacts: what each believes, when it changed, what failed",
         run: |arguments, gateway| contact(arguments, gateway),
     },
+    Command {
+        pattern: "test partner DOMAIN [OURS]",
+        help: "walk to a partner or a SIP domain step by step, and back; as one of our domains",
+        run: |arguments, gateway| {
+            let [domain, ours @ ..] = arguments else { return Err(missing("test partner DOMAIN")) };
+            let ours = ours.first().map(|ours| (*ours).to_owned());
+            test(gateway, &Test::Partner { domain: (*domain).to_owned(), ours })
+        },
+    },
+    Command {
+        pattern: "test user A to B",
+        help: "send a test message from one user to another on the other side",
+        run: |arguments, gateway| {
+            let [from, to] = arguments else { return Err(missing("test user A to B")) };
+            test(gateway, &Test::User { from: (*from).to_owned(), to: (*to).to_owned() })
+        },
+    },
     Command { pattern: "exit", help: "leave", run: |_, _| Ok(leave()) },
     Command { pattern: "quit", help: "leave", run: |_, _| Ok(leave()) },
 ];
 
 /// Takes one line. The error is a sentence for the operator: what is wrong, and what is
 /// allowed. A blank line and one with nothing but a `#` comment ask for nothing.
-pub fn begin(line: &str, gateway: &dyn Running) -> Result<Answer, String> {
+pub fn begin(line: &str, gateway: &mut dyn Running) -> Result<Answer, String> {
     let words: Vec<&str> = line.split_whitespace().take_while(|word| !word.starts_with('#')).collect();
     if words.is_empty() {
         return Ok(Answer::default());
@@ -202,6 +236,10 @@ pub struct Answer {
     lines: VecDeque<String>,
     /// Contacts that follow.
     walk: Option<Walk>,
+    /// The test whose lines follow, and how many of them were said.
+    test: Option<(u64, usize)>,
+    /// What it all came to, if to nothing good: a sentence, to be said at the end.
+    pub failed: Option<String>,
     /// Does the console leave after it?
     pub leaves: bool,
 }
@@ -224,7 +262,8 @@ impl Answer {
     /// Appends the next slice to `out`: whole lines, at most
     /// [`CONSOLE_SLICE_OCTETS_MAX`] octets of them, none at all if nothing was found in
     /// as much as is looked at in one go. False once there is no more.
-    pub fn next(&mut self, gateway: &dyn Running, out: &mut String) -> bool {
+    pub fn next(&mut self, gateway: &mut dyn Running, out: &mut String) -> bool {
+        self.take_test_lines(gateway);
         let end = out.len() + CONSOLE_SLICE_OCTETS_MAX;
         while self.lines.front().is_some_and(|line| out.len() + line.len() < end) {
             out.extend(self.lines.pop_front());
@@ -233,7 +272,30 @@ impl Answer {
         if self.lines.is_empty() {
             self.walk_on(gateway, out, end);
         }
-        !self.lines.is_empty() || self.walk.is_some()
+        !self.lines.is_empty() || self.walk.is_some() || self.test.is_some()
+    }
+
+    /// Is there nothing to be fetched until something happens at the gateway?
+    pub fn is_waiting(&self) -> bool {
+        self.lines.is_empty() && self.walk.is_none() && self.test.is_some()
+    }
+
+    /// Takes over what a test has said since; ends it when it is over.
+    fn take_test_lines(&mut self, gateway: &mut dyn Running) {
+        let Some((test, said)) = self.test else { return };
+        let Some((lines, outcome)) = gateway.test_lines(test) else {
+            self.test = None;
+            self.failed = Some("the test was forgotten".into());
+            return;
+        };
+        let fresh: Vec<String> = lines.iter().skip(said).map(|line| Shown(line).to_string()).collect();
+        self.test = Some((test, said + fresh.len()));
+        if let Some(outcome) = outcome {
+            self.failed = outcome.as_ref().err().map(|sentence| Shown(sentence).to_string());
+            self.test = None;
+            gateway.end_test(test);
+        }
+        self.lines.extend(fresh);
     }
 
     fn walk_on(&mut self, gateway: &dyn Running, out: &mut String, end: usize) {
@@ -275,6 +337,15 @@ impl Answer {
         line.truncate(cut(&line, CONSOLE_SLICE_OCTETS_MAX - 1).len());
         self.lines.push_back(line);
     }
+}
+
+fn missing(pattern: &str) -> String {
+    format!("something is missing; allowed: {pattern}")
+}
+
+fn test(gateway: &mut dyn Running, test: &Test) -> Result<Answer, String> {
+    let test = gateway.begin_test(test)?;
+    Ok(Answer { test: Some((test, 0)), ..Answer::default() })
 }
 
 fn help() -> Answer {
@@ -431,6 +502,10 @@ pub(crate) mod tests {
         /// Are their names long?
         pub(crate) long: bool,
         pub(crate) counters: Counters,
+        /// What a test says when it is begun, and how many of its lines are out.
+        pub(crate) test: Vec<String>,
+        pub(crate) said: usize,
+        pub(crate) outcome: Option<Result<(), String>>,
     }
 
     fn direction() -> Direction {
@@ -483,9 +558,34 @@ pub(crate) mod tests {
             assert_eq!(domain, "chat0.example");
             "streams: 1 in, 1 out".into()
         }
+
+        fn begin_test(&mut self, test: &Test) -> Result<u64, String> {
+            match test {
+                Test::Partner { domain, ours } => {
+                    self.test = vec![format!("to {domain} as {ours:?}\x1b"), "there".into()];
+                    self.outcome = Some(Ok(()));
+                }
+                Test::User { from, to } => {
+                    self.test = vec![format!("{from} writes to {to}")];
+                    self.outcome = Some(Err("red at delivered: \x07".into()));
+                }
+            }
+            Ok(7)
+        }
+
+        fn test_lines(&self, test: u64) -> Option<(&[String], Option<&Result<(), String>>)> {
+            let is_over = self.said >= self.test.len();
+            (test == 7)
+                .then(|| (&self.test[..self.said.min(self.test.len())], self.outcome.as_ref().filter(|_| is_over)))
+        }
+
+        fn end_test(&mut self, test: u64) {
+            assert_eq!(test, 7);
+            (self.test, self.outcome) = (Vec::new(), None);
+        }
     }
 
-    fn asked(line: &str, gateway: &Fake) -> Result<String, String> {
+    fn asked(line: &str, gateway: &mut Fake) -> Result<String, String> {
         let mut answer = begin(line, gateway)?;
         let mut text = String::new();
         loop {
@@ -500,74 +600,74 @@ pub(crate) mod tests {
 
     #[test]
     fn words_may_be_shortened_while_they_mean_one_thing() {
-        let fake = Fake::default();
-        assert_eq!(asked("show version", &fake).as_deref(), Ok("latimer 0.1 (test)\n"));
-        assert_eq!(asked("  SH v # the version", &fake).as_deref(), Ok("latimer 0.1 (test)\n"));
+        let mut fake = Fake::default();
+        assert_eq!(asked("show version", &mut fake).as_deref(), Ok("latimer 0.1 (test)\n"));
+        assert_eq!(asked("  SH v # the version", &mut fake).as_deref(), Ok("latimer 0.1 (test)\n"));
         assert_eq!(
-            asked("show c", &fake),
+            asked("show c", &mut fake),
             Err("'c' is more than one thing; allowed: counters, contacts, contact".into())
         );
         // A whole word is what it says, though it begins another.
-        assert_eq!(asked("show contact", &fake), Err("something is missing; allowed next: A".into()));
-        assert!(asked("s contacts", &fake).is_ok_and(|text| text.ends_with("0 contacts shown\n")));
+        assert_eq!(asked("show contact", &mut fake), Err("something is missing; allowed next: A".into()));
+        assert!(asked("s contacts", &mut fake).is_ok_and(|text| text.ends_with("0 contacts shown\n")));
         assert!(leaves("q") && leaves("exit") && !leaves("") && !leaves("help"));
     }
 
     #[test]
     fn what_is_not_known_is_told_with_what_is() {
-        let fake = Fake::default();
+        let mut fake = Fake::default();
         for (line, error) in [
-            ("dance", "'dance' is not known here; allowed: help, show, exit, quit"),
+            ("dance", "'dance' is not known here; allowed: help, show, test, exit, quit"),
             ("show me", "'me' is not known here; allowed: version, counters, contacts, contact"),
             ("show", "something is missing; allowed next: version, counters, contacts, contact"),
             ("show version now", "'now' is not known here; allowed: the end of the line"),
             ("show counters some", "'some' is not known here; allowed: all, the end of the line"),
             ("show contact a", "something is missing; allowed next: B"),
-            ("\0\x1b[2J", "'\\x00\\x1B[2J' is not known here; allowed: help, show, exit, quit"),
+            ("\0\x1b[2J", "'\\x00\\x1B[2J' is not known here; allowed: help, show, test, exit, quit"),
         ] {
-            assert_eq!(asked(line, &fake), Err(error.into()), "{line}");
+            assert_eq!(asked(line, &mut fake), Err(error.into()), "{line}");
         }
     }
 
     #[test]
     fn a_blank_line_asks_for_nothing() {
         for line in ["", "  \t", "# show version", "\r"] {
-            assert_eq!(asked(line, &Fake::default()).as_deref(), Ok(""));
+            assert_eq!(asked(line, &mut Fake::default()).as_deref(), Ok(""));
         }
     }
 
     #[test]
     fn help_lists_every_command() {
-        let text = asked("help", &Fake::default()).expect("help");
+        let text = asked("help", &mut Fake::default()).expect("help");
         assert!(COMMANDS.iter().all(|command| text.contains(command.pattern) && text.contains(command.help)));
     }
 
     #[test]
     fn counters_that_never_counted_are_left_out_unless_all_are_wanted() {
         let mut fake = Fake::default();
-        assert_eq!(asked("show counters", &fake).as_deref(), Ok("nothing was counted yet\n"));
+        assert_eq!(asked("show counters", &mut fake).as_deref(), Ok("nothing was counted yet\n"));
         fake.counters.add(Counter::DnsQuery);
-        let text = asked("show counters", &fake).expect("counters");
+        let text = asked("show counters", &mut fake).expect("counters");
         assert_eq!(text.split_whitespace().collect::<Vec<_>>(), ["dns.query", "1"]);
-        assert_eq!(asked("show counters all", &fake).expect("counters").lines().count(), Counter::ALL.len());
+        assert_eq!(asked("show counters all", &mut fake).expect("counters").lines().count(), Counter::ALL.len());
     }
 
     #[test]
     fn fifty_thousand_contacts_come_in_slices() {
-        let fake = Fake { contacts: 50_000, ..Fake::default() };
-        let text = asked("show contacts", &fake).expect("contacts");
+        let mut fake = Fake { contacts: 50_000, ..Fake::default() };
+        let text = asked("show contacts", &mut fake).expect("contacts");
         assert_eq!(text.lines().count(), 50_002);
         assert!(text.ends_with("\n50000 contacts shown\n"));
-        let mut answer = begin("show contacts", &fake).expect("contacts");
+        let mut answer = begin("show contacts", &mut fake).expect("contacts");
         let mut out = String::new();
-        assert!(answer.next(&fake, &mut out) && answer.lines.is_empty());
+        assert!(answer.next(&mut fake, &mut out) && answer.lines.is_empty());
         assert!(out.lines().count() <= CONSOLE_CONTACTS_PER_SLICE_MAX + 1);
     }
 
     #[test]
     fn long_addresses_take_more_slices_and_none_is_lost() {
-        let fake = Fake { contacts: 300, long: true, ..Fake::default() };
-        let text = asked("show contacts", &fake).expect("contacts");
+        let mut fake = Fake { contacts: 300, long: true, ..Fake::default() };
+        let text = asked("show contacts", &mut fake).expect("contacts");
         let starts: Vec<String> = (0..300).map(|n| format!("marta{n}-")).collect();
         let rows: Vec<&str> = text.lines().skip(1).take(300).collect();
         assert!(rows.iter().zip(&starts).all(|(row, start)| row.starts_with(start.as_str())));
@@ -576,7 +676,7 @@ pub(crate) mod tests {
 
     #[test]
     fn contacts_can_be_asked_for_by_domain_and_by_address() {
-        let fake = Fake { contacts: 9, ..Fake::default() };
+        let mut fake = Fake { contacts: 9, ..Fake::default() };
         for (only, shown) in [
             ("chat1.example", 3),
             ("VOIP.example", 9),
@@ -584,7 +684,7 @@ pub(crate) mod tests {
             ("lena@chat2.example", 3),
             ("marta@voip.example", 0),
         ] {
-            let text = asked(&format!("show contacts {only}"), &fake).expect("contacts");
+            let text = asked(&format!("show contacts {only}"), &mut fake).expect("contacts");
             assert_eq!(text.lines().count(), shown + 2, "{only}: {text}");
         }
     }
@@ -598,7 +698,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_contact_is_shown_from_both_sides_without_steering_the_terminal() {
-        let fake = Fake { contacts: 2, ..Fake::default() };
+        let mut fake = Fake { contacts: 2, ..Fake::default() };
         let expected = "\
 lena@chat0.example watches marta0@voip.example
   state         active, 1 SIP dialog
@@ -617,10 +717,28 @@ partner chat0.example: streams: 1 in, 1 out
         for line in
             ["sh contact lena@chat0.example marta0@voip.example", "sh contact marta0@voip.example lena@chat0.example"]
         {
-            assert_eq!(asked(line, &fake).as_deref(), Ok(expected));
+            assert_eq!(asked(line, &mut fake).as_deref(), Ok(expected));
         }
-        let error = asked("show contact a b", &fake).expect_err("nobody");
+        let error = asked("show contact a b", &mut fake).expect_err("nobody");
         assert!(error.starts_with("a and b are no contacts of each other; allowed: "), "{error}");
+    }
+
+    #[test]
+    fn the_lines_of_a_test_come_as_they_are_said_and_its_end_is_that_of_the_answer() {
+        let mut fake = Fake::default();
+        let mut answer = begin("test partner chat.example voip.example", &mut fake).expect("a test");
+        let mut out = String::new();
+        assert!(answer.next(&mut fake, &mut out) && answer.is_waiting() && out.is_empty());
+        fake.said = 1;
+        assert!(answer.next(&mut fake, &mut out) && answer.is_waiting());
+        assert_eq!(out, "to chat.example as Some(\"voip.example\")\\x1B\n");
+        fake.said = 2;
+        assert!(!answer.next(&mut fake, &mut out) && !answer.is_waiting());
+        assert!(out.ends_with("\nthere\n") && answer.failed.is_none());
+        let mut answer = begin("test user lena@chat.example to sip:marta@voip.example", &mut fake).expect("a test");
+        assert!(!answer.next(&mut fake, &mut out));
+        assert!(out.ends_with("lena@chat.example writes to sip:marta@voip.example\n"));
+        assert_eq!(answer.failed.as_deref(), Some("red at delivered: \\x07"));
     }
 
     #[test]

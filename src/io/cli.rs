@@ -16,6 +16,8 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: latimer serve --config FILE [--state DIR] [--control SOCKET]
        latimer console [--control SOCKET]
+       latimer test partner DOMAIN [OURS] [--control SOCKET]
+       latimer test user A to B [--control SOCKET]
        latimer config load TEXT --config FILE
        latimer config show --config FILE [--secrets]
        latimer config check TEXT
@@ -24,17 +26,29 @@ usage: latimer serve --config FILE [--state DIR] [--control SOCKET]
 
 TEXT is a file of `set` lines, or - for standard input; FILE is the configuration
 that `config load` makes of it; SOCKET is where consoles reach the running gateway:
-latimer.sock in DIR for `serve`, in /var/lib/latimer for `console`.
+latimer.sock in DIR for `serve`, in /var/lib/latimer for the others. `test` asks the
+running gateway to walk to a partner or a SIP domain, as one of our domains, or to send a
+message from one user to another; its exit code is 0 if all is green.
 ";
 
 /// What is asked for.
 #[derive(Debug, PartialEq, Eq)]
 enum Command {
     Serve(serve::Options),
-    Load { text: PathBuf, config: PathBuf },
-    Show { config: PathBuf, secrets: Secrets },
-    Check { text: PathBuf },
+    Load {
+        text: PathBuf,
+        config: PathBuf,
+    },
+    Show {
+        config: PathBuf,
+        secrets: Secrets,
+    },
+    Check {
+        text: PathBuf,
+    },
     Console(console::Options),
+    /// The line that a console would ask.
+    Test(console::Options, String),
     Demo(demo::Options),
     Version,
     Help,
@@ -100,6 +114,15 @@ fn parse(mut arguments: lexopt::Parser) -> Result<Command, lexopt::Error> {
             let control = control.unwrap_or_else(|| console::CONTROL_DEFAULT.into());
             (Command::Console(console::Options { control }), &["--control"])
         }
+        ["test", "partner", _] | ["test", "partner", _, _] | ["test", "user", _, "to", _] => {
+            // Each word has to be one for the console too.
+            if words.iter().any(|word| word.is_empty() || word.contains(char::is_whitespace) || word.starts_with('#')) {
+                return Err("test: a domain or an address is a word without blanks".into());
+            }
+            let control = control.unwrap_or_else(|| console::CONTROL_DEFAULT.into());
+            (Command::Test(console::Options { control }, words.join(" ")), &["--control"])
+        }
+        ["test", ..] => return Err("test: partner DOMAIN, or user A to B, is missing".into()),
         [] => return Err("a command is missing".into()),
         ["config"] => return Err("config: load, show or check is missing".into()),
         ["config", "load" | "check"] => return Err("the TEXT to read is missing".into()),
@@ -118,6 +141,7 @@ fn carry_out(command: Command) -> Result<(), String> {
         Command::Show { config, secrets } => show(&config, secrets),
         Command::Check { text } => check(&text),
         Command::Console(options) => console::run(&options).map_err(|e| format!("latimer: console: {e}\n")),
+        Command::Test(options, line) => console::run_line(&options, &line).map_err(|e| format!("latimer: test: {e}\n")),
         Command::Demo(options) => {
             let arrived =
                 serve::seed().and_then(|seed| demo::run(options, seed)).map_err(|e| format!("latimer: {e}\n"))?;
@@ -234,6 +258,11 @@ mod tests {
             Ok(Command::Show { config, secrets: Secrets::Shown })
         );
         assert_eq!(parsed("config check x"), Ok(Command::Check { text: "x".into() }));
+        let test = |control: &str, line: &str| Command::Test(console::Options { control: control.into() }, line.into());
+        let default = "/var/lib/latimer/latimer.sock";
+        assert_eq!(parsed("test partner chat.example"), Ok(test(default, "test partner chat.example")));
+        assert_eq!(parsed("test partner a b --control s"), Ok(test("s", "test partner a b")));
+        assert_eq!(parsed("test user a@b to c@d"), Ok(test(default, "test user a@b to c@d")));
         assert_eq!(parsed("--version"), Ok(Command::Version));
     }
 
@@ -245,6 +274,10 @@ mod tests {
             ("console --config x", "--config does not belong"),
             ("console now", "no such command: console now"),
             ("dance", "no such command: dance"),
+            ("test", "test: partner DOMAIN, or user A to B, is missing"),
+            ("test user a b", "test: partner DOMAIN, or user A to B, is missing"),
+            ("test partner #x", "a word without blanks"),
+            ("test partner a --config x", "--config does not belong"),
             ("config", "load, show or check is missing"),
             ("config check", "TEXT to read is missing"),
             ("config check x --secrets", "--secrets does not belong"),

@@ -37,6 +37,14 @@ pub fn run(options: &Options) -> Result<(), String> {
     converse(&stream, manner, &mut io::stdin().lock(), &mut io::stdout().lock(), &mut io::stderr().lock())
 }
 
+/// Asks one thing and shows the answer while it comes. The error is a sentence for
+/// standard error: what the gateway refused, or what its answer came to.
+pub fn run_line(options: &Options, line: &str) -> Result<(), String> {
+    let stream = connect(&options.control)?;
+    ask(&stream, format!("{line}\n").as_bytes())?;
+    take_answer(&mut BufReader::new(&stream), &mut io::stdout().lock())?
+}
+
 fn connect(control: &Path) -> Result<UnixStream, String> {
     UnixStream::connect(control).map_err(|e| {
         let advice = match e.kind() {

@@ -64,6 +64,8 @@ struct Console {
     sent: usize,
     /// The answer that is being given.
     answer: Option<Answer>,
+    /// Does it wait for something to happen at the gateway?
+    waiting: bool,
     /// May there be something to read?
     readable: bool,
     /// Is there room to send?
@@ -133,7 +135,7 @@ impl Control {
 
     /// Takes new consoles and lets each go on a little. Says how many were sent away
     /// because all places were taken.
-    pub fn turn(&mut self, registry: &Registry, gateway: &dyn Running) -> usize {
+    pub fn turn(&mut self, registry: &Registry, gateway: &mut dyn Running) -> usize {
         let refused = self.accept(registry);
         for place in &mut self.consoles {
             if place.as_mut().is_some_and(|console| console.turn(gateway) == Step::Over) {
@@ -224,6 +226,7 @@ impl Console {
             output: Vec::new(),
             sent: 0,
             answer: None,
+            waiting: false,
             readable: true,
             writable: true,
             ended: false,
@@ -232,13 +235,16 @@ impl Console {
 
     fn has_work(&self) -> bool {
         if self.output.is_empty() {
-            self.answer.is_some() || self.readable || self.ended || self.input.contains(&b'\n')
+            match &self.answer {
+                Some(_) => !self.waiting,
+                None => self.readable || self.ended || self.input.contains(&b'\n'),
+            }
         } else {
             self.writable
         }
     }
 
-    fn turn(&mut self, gateway: &dyn Running) -> Step {
+    fn turn(&mut self, gateway: &mut dyn Running) -> Step {
         for _ in 0..STEPS_PER_TURN_MAX {
             match self.step(gateway) {
                 Step::Went => {}
@@ -250,19 +256,27 @@ impl Console {
 
     /// Does the first of the things that can be done: what was begun comes before what
     /// is new, so that nothing piles up.
-    fn step(&mut self, gateway: &dyn Running) -> Step {
+    fn step(&mut self, gateway: &mut dyn Running) -> Step {
         if !self.output.is_empty() {
             self.send()
         } else if let Some(answer) = &mut self.answer {
             let mut text = String::new();
             let (is_whole, leaves) = (!answer.next(gateway, &mut text), answer.leaves);
+            let failed = answer.failed.take();
+            self.waiting = answer.is_waiting() && text.is_empty();
+            if self.waiting {
+                return Step::Waits;
+            }
             for line in text.lines() {
                 self.output.push(b' ');
                 self.output.extend_from_slice(line.as_bytes());
                 self.output.push(b'\n');
             }
             if is_whole {
-                self.output.extend_from_slice(b"+\n");
+                match failed {
+                    Some(sentence) => self.refuse(&sentence),
+                    None => self.output.extend_from_slice(b"+\n"),
+                }
                 self.answer = None;
                 if leaves {
                     self.ended = true;
@@ -285,7 +299,7 @@ impl Console {
         }
     }
 
-    fn on_line(&mut self, line: &[u8], gateway: &dyn Running) {
+    fn on_line(&mut self, line: &[u8], gateway: &mut dyn Running) {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let begun = if core::mem::take(&mut self.skipping) || line.len() > CONSOLE_LINE_OCTETS_MAX {
@@ -297,12 +311,14 @@ impl Console {
         };
         match begun {
             Ok(answer) => self.answer = Some(answer),
-            Err(sentence) => {
-                self.output.push(b'-');
-                self.output.extend_from_slice(sentence.as_bytes());
-                self.output.push(b'\n');
-            }
+            Err(sentence) => self.refuse(&sentence),
         }
+    }
+
+    fn refuse(&mut self, sentence: &str) {
+        self.output.push(b'-');
+        self.output.extend_from_slice(sentence.as_bytes());
+        self.output.push(b'\n');
     }
 
     /// Reads once. There is no whole line in `input`.
@@ -392,7 +408,7 @@ mod tests {
             for event in &self.events {
                 control.set_ready(event.token().0 - 100, event);
             }
-            self.refused += control.turn(self.poll.registry(), &self.gateway);
+            self.refused += control.turn(self.poll.registry(), &mut self.gateway);
             for console in control.consoles.iter().flatten() {
                 assert!(console.input.len() <= CONSOLE_LINE_OCTETS_MAX + READ_OCTETS);
                 assert!(console.output.len() <= 2 * crate::limits::CONSOLE_SLICE_OCTETS_MAX);

@@ -103,10 +103,11 @@ pub struct Reactor {
 }
 
 /// Something to tell the gateway.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 enum Report {
     Opened(LinkId),
-    Closed(LinkId, CloseReason),
+    /// With the cause in words, where there is more to say than the reason.
+    Closed(LinkId, CloseReason, Option<String>),
 }
 
 /// What the operating system asked of the program in a turn.
@@ -177,12 +178,15 @@ impl Reactor {
     }
 
     /// Answers what consoles asked: after each turn.
-    pub fn serve_consoles(&mut self, gateway: &Gateway, version: &str) {
+    pub fn serve_consoles(&mut self, gateway: &mut Gateway, version: &str) {
         let Some(control) = &mut self.control else { return };
-        let live = Live { gateway, counters: &self.count, now: self.now, version };
-        for _ in 0..control.turn(self.poll.registry(), &live) {
+        let cx = Cx { now: self.now, wall: self.wall, rng: &mut self.rng, out: &mut self.out, count: &mut self.count };
+        let refused = control.turn(self.poll.registry(), &mut Live { gateway, cx, version });
+        for _ in 0..refused {
             self.count.add(Counter::AcceptRefused);
         }
+        self.act();
+        self.flush();
     }
 
     /// Uses other certificates for sessions from now on.
@@ -316,7 +320,12 @@ impl Reactor {
         for _ in 0..self.reports.len() {
             match self.reports.pop_front() {
                 Some(Report::Opened(link)) => drop(self.tell(handle, Input::Opened { link })),
-                Some(Report::Closed(link, why)) => drop(self.tell(handle, Input::Closed { link, why })),
+                Some(Report::Closed(link, why, cause)) => {
+                    if let Some(cause) = cause {
+                        self.out.trail.note_broken(link, &cause);
+                    }
+                    self.tell(handle, Input::Closed { link, why });
+                }
                 None => break,
             }
         }
@@ -808,7 +817,7 @@ impl Reactor {
             Err(e) => Fault::system(&e),
         };
         self.say_failed(to, None, &fault);
-        self.reports.push_back(Report::Closed(id, fault.why));
+        self.reports.push_back(Report::Closed(id, fault.why, Some(fault.cause)));
     }
 
     fn start_tls(&mut self, id: LinkId, role: TlsRole, local: &str, remote: &str, alpn: &'static str) {
@@ -824,7 +833,7 @@ impl Reactor {
             Err(why) => {
                 self.count.add(Counter::TlsFailed);
                 self.say(Level::Error, "tls.not-begun", format_args!("side=ours cause={}", Quoted(why.reason())));
-                self.remove(key, CloseReason::Tls);
+                self.remove_for(key, CloseReason::Tls, Some(format!("not begun: {}", why.reason())));
             }
         }
     }
@@ -879,7 +888,7 @@ impl Reactor {
             return;
         }
         self.say_failed(peer, listener, fault);
-        self.remove(key, fault.why);
+        self.remove_for(key, fault.why, Some(fault.cause.clone()));
     }
 
     /// Writes why a link broke. Of one that a stranger opened neither number nor port
@@ -918,12 +927,16 @@ impl Reactor {
 
     /// Takes a link out and reports it.
     fn remove(&mut self, key: Key, why: CloseReason) {
+        self.remove_for(key, why, None);
+    }
+
+    fn remove_for(&mut self, key: Key, why: CloseReason, cause: Option<String>) {
         let Some(mut link) = self.links.remove(key) else { return };
         link.deregister(self.poll.registry());
         self.held = self.held.saturating_sub(link.accounted);
         self.by_id.remove(&link.id);
         self.timers.stop(key.index());
-        self.reports.push_back(Report::Closed(link.id, why));
+        self.reports.push_back(Report::Closed(link.id, why, cause));
     }
 
     /// Adds up what all links hold; beyond the bound the largest one goes.
