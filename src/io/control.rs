@@ -534,7 +534,7 @@ mod tests {
             assert_eq!(ends, requests);
             assert!(!answer.iter().any(|line| line.contains(char::is_control)), "{answer:?}");
         }
-        assert_eq!(bench.answered(b"\0\n"), ["-'\\x00' is not known here; allowed: help, show, exit, quit"]);
+        assert_eq!(bench.answered(b"\0\n"), ["-'\\x00' is not known here; allowed: help, show, test, exit, quit"]);
         assert_eq!(bench.answered(b"show \xFF\n"), ["-the line is no text; allowed: UTF-8"]);
     }
 

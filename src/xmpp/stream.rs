@@ -786,8 +786,16 @@ impl Stream {
             ),
         );
         cx.count(Counter::StreamErrorSent);
-        if self.proved.is_empty() {
+        // That the certificate is not believed was told when it was shown.
+        let is_told = self.is_secure() && !self.believed() && fault.condition == StreamCondition::PolicyViolation;
+        if self.proved.is_empty() && !is_told {
             let (at_fault, advice) = match fault.condition {
+                // A server offers EXTERNAL to those whose certificate it believes.
+                StreamCondition::PolicyViolation if self.believed() => (
+                    trail::Side::Ours,
+                    "our certificate must name our domain and come from a CA that the partner trusts; or allow \
+                     dialback: set partner DOMAIN sasl optional, dialback true",
+                ),
                 StreamCondition::PolicyViolation => (
                     trail::Side::Partner,
                     "let its server offer what is asked for, or ask for less: set partner DOMAIN tls, sasl, dialback",

@@ -13,6 +13,7 @@ mod negotiation;
 mod operation;
 mod peers;
 mod presence;
+mod probes;
 mod refusals;
 mod sip;
 mod world;
@@ -35,6 +36,7 @@ const TABLES: &[&[Scenario]] = &[
     refusals::SCENARIOS,
     operation::SCENARIOS,
     presence::SCENARIOS,
+    probes::SCENARIOS,
 ];
 
 fn main() -> ExitCode {

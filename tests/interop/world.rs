@@ -307,6 +307,42 @@ impl Latimer {
     }
 }
 
+/// What a command showed.
+#[derive(Debug)]
+pub struct Shown {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Latimer {
+    /// Runs `latimer test`.
+    pub fn test(&self, words: &[&str]) -> Outcome<Shown> {
+        self.run("test", words, "")
+    }
+
+    /// Runs `latimer console` with these lines.
+    pub fn console(&self, lines: &str) -> Outcome<Shown> {
+        self.run("console", &[], lines)
+    }
+
+    fn run(&self, command: &str, words: &[&str], input: &str) -> Outcome<Shown> {
+        use std::io::Write;
+        let mut child = Command::new(env!("CARGO_BIN_EXE_latimer"));
+        child.arg(command).args(words).arg("--control").arg(self.dir.join("latimer.sock"));
+        child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = child.spawn().map_err(|e| e.to_string())?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // One that looks at no input may be gone already.
+            let _ = stdin.write_all(input.as_bytes());
+        }
+        let output = child.wait_with_output().map_err(|e| e.to_string())?;
+        let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+        let code = output.status.code().unwrap_or(-1);
+        Ok(Shown { code, out: text(&output.stdout), err: text(&output.stderr) })
+    }
+}
+
 impl Drop for Latimer {
     fn drop(&mut self) {
         let _ = self.child.kill();

@@ -120,6 +120,11 @@ impl Client {
         })
     }
 
+    /// Waits for any message whose body fits.
+    pub fn wait_message_like(&mut self, what: &str, fits: impl Fn(&str) -> bool) -> Outcome<Element> {
+        self.wait(what, |e| e.name == "message" && e.attribute("type") != "error" && fits(&e.text_of("body")))
+    }
+
     /// Waits for the error that answers the message `id`.
     pub fn wait_error(&mut self, id: &str, within: Duration) -> Outcome<Element> {
         self.wait_for(&format!("an error for {id}"), within, |e| {

@@ -56,6 +56,8 @@ pub(super) struct Probe {
     fault: Option<(Step, Fault)>,
     /// The last failure of a connection that the other side opened.
     incoming: Option<Fault>,
+    /// The last failure while nothing was said of it: it may be the end.
+    unsaid: Option<Fault>,
     lines: Vec<String>,
     outcome: Option<Result<(), String>>,
 }
@@ -71,6 +73,7 @@ impl Probe {
             deadline: now.after(STEP_TIME_MAX),
             fault: None,
             incoming: None,
+            unsaid: None,
             lines: Vec::new(),
             outcome: None,
         }
@@ -103,11 +106,13 @@ impl Probe {
 
     /// A step is done.
     pub(super) fn passed(&mut self, now: Instant, step: &str, text: impl fmt::Display) {
+        self.say_unsaid(now);
         self.say(now, "ok", step, text);
     }
 
     /// Something was learned.
     pub(super) fn noted(&mut self, now: Instant, step: &str, text: impl fmt::Display) {
+        self.say_unsaid(now);
         self.say(now, "..", step, text);
     }
 
@@ -128,7 +133,8 @@ impl Probe {
             Outcome::Noted => self.noted(now, step.name(), &text),
             Outcome::Failed { side, advice } => {
                 let fault = Fault { step: step.name(), side, text, advice };
-                self.noted(now, step.name(), format_args!("failed: {}", fault.text));
+                self.say_unsaid(now);
+                self.unsaid = Some(fault.clone());
                 if step == Step::Incoming {
                     self.incoming = Some(fault);
                 } else if self.fault.as_ref().is_none_or(|(farthest, _)| *farthest <= step) {
@@ -159,6 +165,8 @@ impl Probe {
         if !self.runs() {
             return;
         }
+        self.unsaid.take_if(|unsaid| *unsaid == fault);
+        self.say_unsaid(now);
         let Fault { step, side, text, advice } = fault;
         // There is always room for the end.
         self.lines.truncate(PROBE_LINES_MAX - 2);
@@ -172,6 +180,7 @@ impl Probe {
         if !self.runs() {
             return;
         }
+        self.say_unsaid(now);
         self.lines.truncate(PROBE_LINES_MAX - 1);
         let took = now.since(self.begun).as_millis();
         self.push(format!("green: {text}, {took} ms in all"));
@@ -181,6 +190,13 @@ impl Probe {
     fn end(&mut self, now: Instant, outcome: Result<(), String>) {
         self.outcome = Some(outcome);
         self.wait(now, KEPT_TIME);
+    }
+
+    /// The last failure was got over, or another one is the end.
+    fn say_unsaid(&mut self, now: Instant) {
+        if let Some(Fault { step, text, .. }) = self.unsaid.take() {
+            self.say(now, "..", step, format_args!("failed: {text}"));
+        }
     }
 
     fn say(&mut self, now: Instant, mark: &str, step: &str, text: impl fmt::Display) {
@@ -247,8 +263,13 @@ mod tests {
         assert!(probe.runs());
         probe.lost(at(3), other());
         assert_eq!(
-            probe.lines()[2..],
-            ["RED tls            1 ms  expired", "    side: the partner's; what to do: renew it"]
+            probe.lines(),
+            [
+                "..  tls            2 ms  failed: expired",
+                "..  tcp            1 ms  failed: refused",
+                "RED tls            0 ms  expired",
+                "    side: the partner's; what to do: renew it"
+            ]
         );
         assert_eq!(probe.outcome(), Some(&Err("red at tls: expired".into())));
     }

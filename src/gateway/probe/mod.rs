@@ -485,3 +485,159 @@ fn prepared(domain: &str) -> Result<String, String> {
         format!("{} is no domain; allowed: a name such as chat.example", crate::base::text::Escaped(domain))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::counters::Counters;
+    use crate::base::net::{CloseReason, LinkId};
+    use crate::base::outbox::{Action, Outbox};
+    use crate::base::rng::Rng;
+    use crate::base::time::Wall;
+    use crate::gateway::input::Input;
+    use crate::settings::{Dialect, NextHop, NextHopTransport, Partner, Settings, SipDomain};
+    use core::time::Duration;
+
+    /// A gateway with a SIP domain and a partner, and a world that goes nowhere.
+    struct World {
+        gateway: Gateway,
+        now: Instant,
+        rng: Rng,
+        out: Outbox,
+        count: Counters,
+        connects: Vec<(LinkId, String)>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let mut partner = Partner::new("wiese.example");
+            partner.proxy = Some(("192.0.2.77".into(), None));
+            let hop = NextHop { transport: NextHopTransport::Tcp, host: "192.0.2.88".into(), port: Some(5070) };
+            let settings = Settings {
+                host_name: "bruecke.example".into(),
+                sip_domains: vec![SipDomain {
+                    domain: "acker.example".into(),
+                    next_hop: Some(hop),
+                    peers: Vec::new(),
+                    dialect: Dialect::Standard,
+                    im_mode: None,
+                }],
+                partners: vec![partner],
+                ..Settings::default()
+            };
+            Self {
+                gateway: Gateway::new(settings, &[7; 32]),
+                now: Instant::from_millis(50_000),
+                rng: Rng::from_number(3),
+                out: Outbox::with_capacity(4096, 16),
+                count: Counters::default(),
+                connects: Vec::new(),
+            }
+        }
+
+        fn with<T>(&mut self, call: impl FnOnce(&mut Gateway, &mut Cx<'_>) -> T) -> T {
+            let mut cx = Cx {
+                now: self.now,
+                wall: Wall(1_800_000_000_000),
+                rng: &mut self.rng,
+                out: &mut self.out,
+                count: &mut self.count,
+            };
+            let result = call(&mut self.gateway, &mut cx);
+            for action in self.out.actions() {
+                if let Action::Connect { link, to, .. } = action {
+                    self.connects.push((*link, to.to_string()));
+                }
+            }
+            self.out.clear();
+            result
+        }
+
+        fn begin(&mut self, domain: &str) -> Result<u64, String> {
+            let test = Test::Partner { domain: domain.into(), ours: None };
+            self.with(|gateway, cx| gateway.begin_test(cx, &test))
+        }
+
+        fn wait(&mut self, time: Duration) {
+            let end = self.now.after(time);
+            while let Some(next) = self.gateway.deadline().filter(|next| *next <= end) {
+                self.now = self.now.max(next);
+                self.with(|gateway, cx| gateway.handle(cx, Input::Timeout));
+            }
+            self.now = end;
+        }
+
+        fn last_lines(&self, test: u64) -> Vec<String> {
+            let (lines, _) = self.gateway.test_lines(test).expect("it is kept");
+            lines[lines.len().saturating_sub(2)..].to_vec()
+        }
+
+        fn close(&mut self, why: CloseReason) {
+            let (link, _) = self.connects.pop().expect("a connection");
+            self.with(|gateway, cx| gateway.handle(cx, Input::Closed { link, why }));
+        }
+    }
+
+    #[test]
+    fn a_port_where_nobody_listens_is_red_at_tcp_for_a_partner_and_for_a_sip_domain() {
+        for (domain, address) in [("wiese.example", "192.0.2.77:5269"), ("acker.example", "192.0.2.88:5070")] {
+            let mut world = World::new();
+            let test = world.begin(domain).expect("a test");
+            assert_eq!(world.connects.last().map(|(_, to)| to.as_str()), Some(address));
+            assert!(world.gateway.test_lines(test).is_some_and(|(_, outcome)| outcome.is_none()));
+            world.close(CloseReason::Refused);
+            let lines = world.last_lines(test);
+            assert!(lines[0].starts_with("RED tcp") && lines[0].contains(address), "{lines:?}");
+            assert!(lines[1].starts_with("    side: the partner's; what to do: "), "{lines:?}");
+            world.with(|gateway, cx| gateway.end_test(cx, test));
+            assert!(world.gateway.test_lines(test).is_none() && !world.out.trail.is_watching());
+        }
+    }
+
+    #[test]
+    fn a_domain_that_is_nobodys_is_red_before_anything_is_asked() {
+        let mut world = World::new();
+        let test = world.begin("elsewhere.example").expect("a test");
+        let lines = world.last_lines(test);
+        assert!(lines[0].starts_with("RED configured") && lines[1].contains("set partner elsewhere.example"));
+        assert!(world.connects.is_empty());
+        assert!(world.begin("no domain").is_err_and(|error| error.contains("allowed: ")));
+    }
+
+    #[test]
+    fn few_tests_run_at_a_time_and_those_that_nobody_fetches_are_forgotten() {
+        let mut world = World::new();
+        let tests: Vec<u64> = (0..PROBES_MAX).map(|_| world.begin("wiese.example").expect("a test")).collect();
+        assert!(world.begin("wiese.example").is_err_and(|error| error.contains("tests run")));
+        // Nobody answers at all: each comes to its end by itself.
+        world.wait(machine::STEP_TIME_MAX);
+        for test in &tests {
+            let (lines, outcome) = world.gateway.test_lines(*test).expect("it is kept");
+            assert!(outcome.is_some_and(Result::is_err), "{lines:?}");
+        }
+        world.wait(machine::KEPT_TIME);
+        assert!(tests.iter().all(|test| world.gateway.test_lines(*test).is_none()));
+        assert!(!world.out.trail.is_watching());
+        world.begin("acker.example").expect("there is room again");
+    }
+
+    #[test]
+    fn a_test_message_passes_the_checks_of_messages_or_says_which_did_not_let_it() {
+        let mut world = World::new();
+        let mut user = |from: &str, to: &str| {
+            let test = Test::User { from: from.into(), to: to.into() };
+            world.with(|gateway, cx| gateway.begin_test(cx, &test)).map(|test| world.last_lines(test))
+        };
+        let lines = user("heu@acker.example", "klee@wiese.example").expect("a test");
+        assert!(lines.last().is_some_and(|line| line.starts_with("ok  accepted")), "{lines:?}");
+        // The partner's users have to be added first.
+        let lines = user("klee@wiese.example", "heu@acker.example").expect("a test");
+        assert!(lines[0].starts_with("RED accepted") && lines[0].contains("has not added"), "{lines:?}");
+        for (from, to) in [("heu@acker.example", "stroh@acker.example"), ("a@b.example", "c@d.example"), ("x", "y")] {
+            assert!(user(from, to).is_err_and(|error| error.contains("allowed: ")));
+        }
+        let counted = |counter| world.count.of(counter);
+        use crate::base::counters::Counter;
+        assert_eq!((counted(Counter::SipMessageIn), counted(Counter::XmppMessageRefused)), (1, 1));
+    }
+}
