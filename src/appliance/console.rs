@@ -14,7 +14,7 @@ use crate::base::counters::{Counter, Counters};
 use crate::base::cx::Cx;
 use crate::base::text::{Escaped, cut};
 use crate::gateway::Gateway;
-use crate::gateway::probe::Test;
+use crate::gateway::probe::{Test, Verdict};
 use crate::gateway::report::{Contact, Direction};
 use crate::limits::{CONSOLE_ADDRESS_OCTETS_MAX, CONSOLE_SLICE_OCTETS_MAX};
 use core::fmt::{self, Write};
@@ -37,7 +37,7 @@ pub trait Running {
     /// As [`Gateway::begin_test`].
     fn begin_test(&mut self, test: &Test) -> Result<u64, String>;
     /// As [`Gateway::test_lines`].
-    fn test_lines(&self, test: u64) -> Option<(&[String], Option<&Result<(), String>>)>;
+    fn test_lines(&self, test: u64) -> Option<(&[String], Option<&Verdict>)>;
     /// As [`Gateway::end_test`].
     fn end_test(&mut self, test: u64);
 }
@@ -78,7 +78,7 @@ impl Running for Live<'_> {
         self.gateway.begin_test(&mut self.cx, test)
     }
 
-    fn test_lines(&self, test: u64) -> Option<(&[String], Option<&Result<(), String>>)> {
+    fn test_lines(&self, test: u64) -> Option<(&[String], Option<&Verdict>)> {
         self.gateway.test_lines(test)
     }
 
@@ -573,7 +573,7 @@ pub(crate) mod tests {
             Ok(7)
         }
 
-        fn test_lines(&self, test: u64) -> Option<(&[String], Option<&Result<(), String>>)> {
+        fn test_lines(&self, test: u64) -> Option<(&[String], Option<&Verdict>)> {
             let is_over = self.said >= self.test.len();
             (test == 7)
                 .then(|| (&self.test[..self.said.min(self.test.len())], self.outcome.as_ref().filter(|_| is_over)))

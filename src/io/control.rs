@@ -556,6 +556,25 @@ mod tests {
     }
 
     #[test]
+    fn a_console_that_waits_for_a_test_costs_no_turns_and_hears_each_line_when_it_is_said() {
+        let mut bench = Bench::new("test", 0);
+        let mut peer = bench.connect();
+        peer.write_all(b"test user lena@chat.example to marta@voip.example\nshow version\n").expect("room");
+        bench.until(|bench| !bench.gateway.test.is_empty());
+        for _ in 0..3 {
+            bench.turn();
+            assert!(!bench.control().has_work());
+        }
+        bench.gateway.said = 1;
+        let heard = bench.during(move || {
+            peer.shutdown(std::net::Shutdown::Write).expect("a shutdown");
+            BufReader::new(peer).lines().map(|line| line.expect("a line")).collect::<Vec<_>>()
+        });
+        assert_eq!(heard[..2], [" lena@chat.example writes to marta@voip.example", "-red at delivered: \\x07"]);
+        assert_eq!(heard[2..], [" latimer 0.1 (test)", "+"]);
+    }
+
+    #[test]
     fn who_does_not_read_holds_one_slice_and_hinders_nobody() {
         let mut bench = Bench::new("slow", 50_000);
         let mut slow = bench.connect();

@@ -492,7 +492,7 @@ impl Stream {
         let (fault, advice) = match peer.verdict {
             Some(Ok(())) if peer.names_xmpp_domain(&ascii, &self.theirs) => {
                 *believed = true;
-                let summary = cx.out.trail.is_watching().then(|| peer.summary()).unwrap_or_default();
+                let summary = if cx.out.trail.is_watching() { peer.summary() } else { String::new() };
                 self.trail_passed(cx, trail::Step::Tls, format_args!("{summary}"));
                 return;
             }

@@ -122,7 +122,7 @@ impl Client {
 
     /// Waits for any message whose body fits.
     pub fn wait_message_like(&mut self, what: &str, fits: impl Fn(&str) -> bool) -> Outcome<Element> {
-        self.wait(what, |e| e.name == "message" && e.attribute("type") != "error" && fits(&e.text_of("body")))
+        self.wait(what, |e| e.name == "message" && e.attribute("type") != "error" && fits(e.text_of("body")))
     }
 
     /// Waits for the error that answers the message `id`.

@@ -59,7 +59,7 @@ pub(super) struct Probe {
     /// The last failure while nothing was said of it: it may be the end.
     unsaid: Option<Fault>,
     lines: Vec<String>,
-    outcome: Option<Result<(), String>>,
+    outcome: Option<super::Verdict>,
 }
 
 impl Probe {
@@ -85,7 +85,7 @@ impl Probe {
     }
 
     /// How it ended; the error is a sentence.
-    pub(super) fn outcome(&self) -> Option<&Result<(), String>> {
+    pub(super) fn outcome(&self) -> Option<&super::Verdict> {
         self.outcome.as_ref()
     }
 
