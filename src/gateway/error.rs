@@ -205,7 +205,7 @@ pub fn of_response(message: &Message<'_>, dialect: Dialect) -> StanzaError<'stat
         error = error.with_address(address);
     }
     let said = Diagnostic::all(message).map(|said| said.reason).find(|reason| !reason.is_empty());
-    phrase(said.unwrap_or(message.reason()), &mut words);
+    phrase(said.unwrap_or_else(|| message.reason()), &mut words);
     if words.is_empty() { error } else { error.with_text(words) }
 }
 

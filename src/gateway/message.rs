@@ -407,7 +407,8 @@ impl Gateway {
                 "encrypted for somebody else than the gateway",
             );
         }
-        let text = body_of(stanza);
+        let rich = stanza.element.child("html", ns::XHTML_IM);
+        let text = body_of(stanza).or_else(|| Some((Cow::Owned(content::text_of_xhtml(rich?)?), stanza.lang)));
         self.chat_state_from_xmpp(cx, stanza, text.is_some());
         let Some((body, language)) = text else { return Ok(Taken::Nothing) };
         if stanza.to.local().is_none() {
@@ -449,6 +450,8 @@ impl Gateway {
             date: delay_of(stanza).map(|sent| content::date::SipDate(sent).to_string()),
             content_type: if body.is_ascii() { "text/plain" } else { "text/plain;charset=UTF-8" },
             body: body.into_owned(),
+            sender: stanza.from.as_str().to_owned(),
+            html: self.html_for(stanza.to.domain(), rich),
             thread: thread.as_deref().map(|thread| crate::base::text::cut(thread, THREAD_OCTETS_MAX).to_owned()),
             is_repeated: false,
         };
@@ -484,6 +487,18 @@ impl Gateway {
             (Counter::SipOverload, StanzaError::new(Condition::ResourceConstraint).with_text(cause))
         })?;
         Ok(Taken::Sent)
+    }
+
+    /// The text as HTML, if the SIP domain is to get it.
+    fn html_for(&self, domain: &str, rich: Option<Node<'_>>) -> String {
+        let mut html = String::new();
+        let is_wanted = self.routes.sip_domain(&self.settings, domain).is_some_and(|served| served.html);
+        if let Some(rich) = rich.filter(|_| is_wanted)
+            && !content::html_of(rich, &mut html)
+        {
+            html.clear();
+        }
+        html
     }
 
     /// Sends a request when nothing else of its lane is under way, else lets it wait.

@@ -36,6 +36,10 @@ pub struct Outgoing {
     pub content_type: &'static str,
     /// The body.
     pub body: String,
+    /// The JID of the sender, whom SIP may know by another address.
+    pub sender: String,
+    /// The body as HTML too, where the SIP side may take it; empty: there is none.
+    pub html: String,
     /// The conversation, as XMPP knows it.
     pub thread: Option<String>,
     /// It was sent in a session that turned out to be dead: not once more (promise P2).
@@ -45,7 +49,7 @@ pub struct Outgoing {
 impl Outgoing {
     /// Octets it holds while it waits.
     pub fn octets(&self) -> usize {
-        let texts = [&self.uri, &self.from, &self.to, &self.call_id, &self.body];
+        let texts = [&self.uri, &self.from, &self.to, &self.call_id, &self.body, &self.html];
         let options = [&self.subject, &self.language, &self.date, &self.thread];
         texts.iter().map(|t| t.len()).sum::<usize>()
             + options.iter().filter_map(|t| t.as_ref()).map(String::len).sum::<usize>()

@@ -248,11 +248,24 @@ impl Gateway {
 
     /// May its sender have of the target what he asks for, by his rights and by the word
     /// that vouches for him?
-    fn permit(&mut self, cx: &mut Cx<'_>, message: &Message<'_>, accepted: Accepted) -> Result<Accepted, Answer> {
+    pub(super) fn permit(
+        &mut self,
+        cx: &mut Cx<'_>,
+        message: &Message<'_>,
+        accepted: Accepted,
+    ) -> Result<Accepted, Answer> {
+        let users;
         let (from, to, what) = match &accepted {
-            Accepted::Message { from, to } => (from, to, What::Im),
+            Accepted::Message { from, to } | Accepted::Invite { from, to } => (from, to, What::Im),
+            // A session may outlive the right to it.
+            Accepted::InSession { session } if message.method() == Method::Message => {
+                users = self.sessions.users(*session).ok_or_else(no_dialog)?;
+                (&users.0, &users.1, What::Im)
+            }
             Accepted::Subscribe { from, to } => (from, to, What::Presence),
-            Accepted::Resubscribe { .. } | Accepted::Notify { .. } | Accepted::Options => return Ok(accepted),
+            Accepted::InSession { .. } | Accepted::Resubscribe { .. } | Accepted::Notify { .. } | Accepted::Options => {
+                return Ok(accepted);
+            }
         };
         self.permit_sip(cx, message, from, to, what)?;
         Ok(accepted)

@@ -563,7 +563,7 @@ impl Endpoint {
         }
         if let (Some(target), Some(route)) = (target, self.routes.get(client.route)) {
             cx.out.trail.failed(
-                &route.names(),
+                &route.names_at(target.address),
                 Way::RoundTrip,
                 Side::Partner,
                 format_args!("{} by {}: no answer within {} s", target.address, target.transport, T1_64.as_secs()),
@@ -799,7 +799,11 @@ fn note_located(cx: &mut Cx<'_>, route: &Route, targets: Result<&[Target], NotLo
     let (text, advice) = match targets {
         Ok(targets) => {
             let places: Vec<String> = targets.iter().map(|t| format!("{} ({})", t.address, t.transport)).collect();
-            cx.out.trail.passed(&route.names(), Way::Dns, format_args!("{}", places.join(", ")));
+            cx.out.trail.passed(
+                &[&route.domain, route.hop.as_ref().map_or("", |hop| &hop.host)],
+                Way::Dns,
+                format_args!("{}", places.join(", ")),
+            );
             return;
         }
         Err(NotLocated::NoSuchDomain) => (
@@ -812,8 +816,18 @@ fn note_located(cx: &mut Cx<'_>, route: &Route, targets: Result<&[Target], NotLo
         Err(NotLocated::NoAddress) => {
             ("there is no address that may be used", "publish A or AAAA records, or set sip domain DOMAIN next-hop")
         }
+        Err(NotLocated::ForeignTarget) => (
+            "the SRV record _sipfederationtls._tcp names a host outside the domain",
+            "let the record name a host of the domain, or set sip domain DOMAIN next-hop, or srv-target warn",
+        ),
     };
-    cx.out.trail.failed(&route.names(), Way::Dns, Side::Dns, format_args!("{text}"), advice);
+    cx.out.trail.failed(
+        &[&route.domain, route.hop.as_ref().map_or("", |hop| &hop.host)],
+        Way::Dns,
+        Side::Dns,
+        format_args!("{text}"),
+        advice,
+    );
 }
 
 impl Client {

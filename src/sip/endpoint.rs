@@ -389,8 +389,10 @@ impl Endpoint {
     /// A-labels, or the host of `hop`.
     pub fn link_state(&self, hop: Option<&NextHop>, domain: &str) -> Option<String> {
         let route = self.routes.iter().map(|(_, route)| route).find(|route| route.is_for(hop, domain))?;
-        let names = route.names();
-        let link = route.targets.iter().find_map(|target| self.links.get(self.links.find(*target, &names)?))?;
+        let link = route
+            .targets
+            .iter()
+            .find_map(|target| self.links.get(self.links.find(*target, &route.names_at(target.address))?))?;
         let channel = link.certificate.as_ref().map_or_else(|| "not encrypted".into(), PeerCertificate::summary);
         let whose = if link.listener.is_some() { "the peer's connection" } else { "our connection" };
         (link.state == LinkState::Ready).then(|| format!("{whose} with {} is up and used: {channel}", link.peer))

@@ -630,7 +630,7 @@ fn note_located(cx: &mut Cx<'_>, theirs: &str, targets: Result<&[Target], NotLoc
         Err(NotLocated::NoAnswer) => {
             ("no server of the DNS answered in time", "check system dns server, and whether the domain's servers work")
         }
-        Err(NotLocated::NoAddress) => (
+        Err(NotLocated::NoAddress | NotLocated::ForeignTarget) => (
             "there is no address that may be used",
             "its owner has to publish A or AAAA records for the hosts that its SRV records name",
         ),

@@ -121,7 +121,6 @@ const CONFIG: &[&str] = &[
     "presence.expires",
     "presence.probe-before-refresh",
     "partner.type",
-    "sip.dialect",
     "sip.transport",
     "sip.dialect",
     "im.mode",

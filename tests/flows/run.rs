@@ -86,10 +86,6 @@ fn world_of(config: &[&(String, String)], strangers: Vec<String>) -> Result<(Nam
                 };
                 settings.partners.iter_mut().for_each(|partner| partner.kind = kind);
             }
-            "sip.dialect" => {
-                let dialect = if value == "lync" { Dialect::Lync } else { Dialect::Standard };
-                settings.sip_domains.iter_mut().for_each(|domain| domain.dialect = dialect);
-            }
             "im.error-wait" => settings.message.error_wait_s = seconds()?,
             "im.late-errors" => settings.message.late_errors_notify = value == "notify",
             "im.mode" => {

@@ -498,7 +498,7 @@ mod tests {
     use crate::base::rng::Rng;
     use crate::base::time::Wall;
     use crate::gateway::input::Input;
-    use crate::settings::{Dialect, NextHop, NextHopTransport, Partner, Settings, SipDomain};
+    use crate::settings::{NextHop, NextHopTransport, Partner, Settings, SipDomain};
     use core::time::Duration;
 
     /// A gateway with a SIP domain and a partner, and a world that goes nowhere.
@@ -518,13 +518,7 @@ mod tests {
             let hop = NextHop { transport: NextHopTransport::Tcp, host: "192.0.2.88".into(), port: Some(5070) };
             let settings = Settings {
                 host_name: "bruecke.example".into(),
-                sip_domains: vec![SipDomain {
-                    domain: "acker.example".into(),
-                    next_hop: Some(hop),
-                    peers: Vec::new(),
-                    dialect: Dialect::Standard,
-                    im_mode: None,
-                }],
+                sip_domains: vec![SipDomain { next_hop: Some(hop), ..SipDomain::new("acker.example") }],
                 partners: vec![partner],
                 ..Settings::default()
             };

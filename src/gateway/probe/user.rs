@@ -89,7 +89,8 @@ impl Gateway {
                     link: None,
                     listener: None,
                 };
-                let judged = self.judge_from(&message, from.clone());
+                let judged =
+                    self.judge_from(&message, from.clone()).and_then(|accepted| self.permit(cx, &message, accepted));
                 self.settle_request(cx, marked(key), &message, &source, true, judged);
             }
             Err(_) => {

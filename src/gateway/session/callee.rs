@@ -1,12 +1,13 @@
 //! The side that is invited: a SIP user opens a session, and is answered in the XMPP user's
 //! name (RFC 7573 section 5). XMPP users cannot be made to ring.
 
-use super::caller::{full_address, soon, takes_update};
+use super::caller::{full_address, soon, takes_html, takes_update};
 use super::session_headers;
-use super::table::{First, Phase, Session, Timer, Typing, Unacknowledged, text_hash};
+use super::table::{First, Noticed, Phase, Session, Timer, Typing, Unacknowledged, text_hash};
 use crate::base::counters::Counter;
 use crate::base::cx::Cx;
 use crate::base::slab::Key;
+use crate::base::xml::Tag;
 use crate::gateway::Gateway;
 use crate::gateway::content::{self, Text};
 use crate::gateway::message::Inbound;
@@ -20,6 +21,7 @@ use crate::sip::sdp;
 use crate::sip::session_timer::{SessionTimer, TIMER};
 use crate::sip::transaction::{T1, T1_64, T2};
 use crate::xmpp::jid::Jid;
+use crate::xmpp::stanza::{Head, Kind};
 use core::time::Duration;
 
 /// How long the MESSAGE that repeats the text of an INVITE is waited for, behind the ACK. Its
@@ -105,7 +107,9 @@ impl Gateway {
             idle_at: cx.now.after(self.session_idle(from.domain())),
             number: self.next_session_number(cx),
             is_lync,
-            takes_composing: media.is_some_and(|media| media.takes("application/im-iscomposing+xml")),
+            takes_composing: media.is_some_and(|media| media.takes(content::COMPOSING_TYPE)),
+            takes_html: media.is_some_and(|media| takes_html(&media)),
+            noticed: Noticed::default(),
             takes_update: takes_update(message),
         };
         if let Some(old) = self.sessions.one_too_many(lane, SESSIONS_PER_PAIR_MAX) {
@@ -220,12 +224,40 @@ impl Gateway {
         self.sessions.arm(key);
     }
 
+    /// `message archiving-notice` goes before the first message of a session.
+    pub(super) fn notice_to_xmpp(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(notice) = self.settings.message.archiving_notice.as_deref() else { return };
+        let Some(session) = self.sessions.slots.get_mut(key) else { return };
+        if core::mem::replace(&mut session.noticed.xmpp, true) {
+            return;
+        }
+        let (id, to) = (cx.rng.token::<10>(), session.xmpp_target());
+        let head = Head {
+            kind: Kind::Message,
+            from: session.sip.as_str(),
+            to: to.as_str(),
+            id: Some(id.as_str()),
+            type_: Some("chat"),
+            lang: None,
+        };
+        let sent = self.xmpp.send(cx, None, session.sip.domain(), to.domain(), |w| {
+            head.emit(w, |w| {
+                Tag::begin(w, "thread").text(&session.thread);
+                Tag::begin(w, "body").text(notice);
+            });
+        });
+        if sent.is_err() {
+            cx.count(Counter::StanzaUndelivered);
+        }
+    }
+
     /// The text of the INVITE is passed on: it was not sent again.
     pub(super) fn flush_first(&mut self, cx: &mut Cx<'_>, key: Key) {
         let Some(session) = self.sessions.slots.get(key) else { return };
         let First::Waiting { body, .. } = &session.first else { return };
         let then = First::Passed { until: cx.now.after(REPETITION_UNTIL), hash: text_hash(body) };
         let Some(First::Waiting { body, xhtml, .. }) = self.sessions.take_first(key, then) else { return };
+        self.notice_to_xmpp(cx, key);
         let mut text = Text { body: body.into(), xhtml: xhtml.into(), ..Text::default() };
         cx.count(Counter::SipMessageIn);
         let Some(session) = self.sessions.slots.get(key) else { return };

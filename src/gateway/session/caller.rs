@@ -1,22 +1,22 @@
 //! The side that invites: a message wants to go to a SIP user who takes sessions
 //! (RFC 7573 section 4, RFC 3261 section 13.2).
 
-use super::table::{First, Phase, Session, Timer, Typing};
+use super::table::{First, Noticed, Phase, Session, Timer, Typing};
 use super::{Asked, session_headers, ticket};
 use crate::base::counters::Counter;
 use crate::base::cx::{Cx, Ticket};
 use crate::base::slab::Key;
 use crate::base::time::Instant;
-use crate::gateway::message::sip_uri;
 use crate::gateway::outgoing::Outgoing;
 use crate::gateway::pending::Pending;
-use crate::gateway::{Gateway, address, error, message};
+use crate::gateway::{Gateway, address, content, error, message};
 use crate::limits::{DIALOG_OCTETS_MAX, SESSION_BODY_OCTETS_MAX, SIP_PAGER_OCTETS_MAX};
 use crate::sip::dialog::{Dialog, Parts, target_of};
 use crate::sip::endpoint::{Failure, Refused};
 use crate::sip::message::{Message, Method};
 use crate::sip::sdp;
 use crate::sip::session_timer::SessionTimer;
+use crate::sip::uri::Uri;
 use crate::xmpp::jid::Jid;
 use crate::xmpp::stanza::{Condition, StanzaError};
 use core::time::Duration;
@@ -35,8 +35,7 @@ impl Gateway {
         if let Some(key) = self.sessions.open(lane) {
             return self.message_in_session(cx, key, ticket, request);
         }
-        let is_wanted =
-            Self::opens_sessions(&self.settings, &request.sip_domain) && !self.sessions.is_pager(lane, cx.now);
+        let is_wanted = self.opens_sessions(&request.sip_domain) && !self.sessions.is_pager(lane, cx.now);
         if !is_wanted {
             return self.message_alone(cx, ticket, &request);
         }
@@ -66,13 +65,16 @@ impl Gateway {
     /// request decides.
     pub(in crate::gateway) fn body_limit(&self, cx: &Cx<'_>, lane: u64, domain: &str) -> Option<usize> {
         let in_session = self.sessions.open(lane).is_some()
-            || (Self::opens_sessions(&self.settings, domain) && !self.sessions.is_pager(lane, cx.now));
+            || (self.opens_sessions(domain) && !self.sessions.is_pager(lane, cx.now));
         in_session.then_some(SESSION_BODY_OCTETS_MAX)
     }
 
     /// Sends a message inside an open session.
     fn message_in_session(&mut self, cx: &mut Cx<'_>, key: Key, id: Ticket, request: Box<Outgoing>) {
-        let content = Some((request.content_type, request.body.as_bytes()));
+        self.notice_to_sip(cx, key);
+        let rich = self.alternatives(cx, key, &request);
+        let content = rich.as_ref().map_or((request.content_type, &*request.body), |(kind, body)| (kind, body));
+        let content = Some((content.0, content.1.as_bytes()));
         let sent = self.ask_in_session(cx, key, id, Method::Message, &request.headers(), content);
         if let Err(refused) = sent {
             return self.refuse_to_sip(cx, id, refused, &request.body);
@@ -86,10 +88,42 @@ impl Gateway {
         drop(self.pending.carry(id, key, request));
     }
 
+    /// The body in both its forms, if there are two and the other end takes that.
+    fn alternatives(&self, cx: &mut Cx<'_>, key: Key, request: &Outgoing) -> Option<(String, String)> {
+        let session = self.sessions.slots.get(key)?;
+        if request.html.is_empty() || !session.takes_html {
+            return None;
+        }
+        // Random, so that no text can hold it.
+        let boundary = cx.rng.token::<16>();
+        let boundary = boundary.as_str();
+        let body = format!(
+            "--{boundary}\r\nContent-Type: text/plain; charset=UTF-8\r\n\r\n{}\r\n--{boundary}\r\n\
+             Content-Type: text/html; charset=UTF-8\r\n\r\n{}\r\n--{boundary}--\r\n",
+            request.body, request.html
+        );
+        Some((format!("multipart/alternative;boundary={boundary}"), body))
+    }
+
+    /// `message archiving-notice` goes before the first message of a session.
+    fn notice_to_sip(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(notice) = self.settings.message.archiving_notice.clone() else { return };
+        let Some(session) = self.sessions.slots.get_mut(key) else { return };
+        if core::mem::replace(&mut session.noticed.sip, true) {
+            return;
+        }
+        let content = Some(("text/plain; charset=UTF-8", notice.as_bytes()));
+        if self.ask_in_session(cx, key, ticket(key, Asked::Bye), Method::Message, &[], content).is_err() {
+            cx.count(Counter::SipOverload);
+        }
+    }
+
     /// Sends an INVITE for a message. `None`: there was no room.
     fn invite(&mut self, cx: &mut Cx<'_>, lane: u64, request: &Outgoing) -> Option<Key> {
-        let (sip, xmpp) = (jid_of(&request.to)?, jid_of(&request.from)?);
-        let local_uri = sip_uri(&xmpp.to_bare(), false).ok()?;
+        let (sip, xmpp) = (jid_of(&request.to)?, Jid::parse(&request.sender).ok()?);
+        // His client's name is no part of the address that a dialog has.
+        let from = Uri::parse(&request.from).ok()?;
+        let local_uri = format!("sip:{}@{}", from.user?, from.host);
         let call_id = if self.sessions.is_new_call_id(&request.call_id) {
             request.call_id.clone()
         } else {
@@ -124,6 +158,8 @@ impl Gateway {
             number: self.next_session_number(cx),
             is_lync,
             takes_composing: false,
+            takes_html: false,
+            noticed: Noticed::default(),
             takes_update: false,
             sip,
         };
@@ -203,7 +239,8 @@ impl Gateway {
         session.takes_update = takes_update(message);
         let media = sdp::read(message.body());
         let media = media.iter().flatten().find(|media| media.is_instant_messages()).copied();
-        session.takes_composing = media.is_some_and(|media| media.takes("application/im-iscomposing+xml"));
+        session.takes_composing = media.is_some_and(|media| media.takes(content::COMPOSING_TYPE));
+        session.takes_html = media.is_some_and(|media| takes_html(&media));
         session.timer = SessionTimer::settled(message).map(|agreed| Timer {
             agreed,
             at: cx.now.after(agreed.due_after()),
@@ -401,6 +438,11 @@ pub(super) fn jid_of(uri: &str) -> Option<Jid> {
 pub(super) fn full_address(message: &Message<'_>, known: &Jid) -> Jid {
     let contact = message.contact().and_then(|contact| jid_of(contact.uri));
     contact.filter(|jid| jid.resource().is_some() && jid.bare() == known.bare()).unwrap_or_else(|| known.clone())
+}
+
+/// Does the other end take a body as HTML beside the plain one?
+pub(super) fn takes_html(media: &sdp::Media<'_>) -> bool {
+    ["text/html", "multipart/alternative"].iter().all(|kind| media.takes(kind))
 }
 
 /// Does the sender of this message take UPDATE?

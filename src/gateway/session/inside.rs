@@ -125,6 +125,7 @@ impl Gateway {
                 }
             }
         }
+        self.notice_to_xmpp(cx, key);
         let Some(session) = self.sessions.slots.get_mut(key) else { return Err(nothing("OK")) };
         // Who has written types no more: `<active/>` in the message says so.
         session.typing.sip_until = None;

@@ -23,7 +23,7 @@ use crate::base::counters::Counter;
 use crate::base::cx::{Cx, Ticket};
 use crate::base::slab::Key;
 use crate::limits::SESSION_TURN_MAX;
-use crate::settings::{Dialect, ImMode, Settings};
+use crate::settings::{Dialect, ImMode, SESSION_IDLE_S};
 use crate::sip::endpoint::{Failure, Refused};
 use crate::sip::message::{Message, Method};
 use crate::sip::sdp;
@@ -34,7 +34,7 @@ use table::{First, Phase};
 
 /// Tickets of sessions have this bit; the rest is the key of a session and, in the two bits
 /// below, what was asked.
-const OF_SESSION: u64 = 1 << 60;
+const OF_SESSION: u64 = 1 << 61;
 const WHAT: u64 = 3 << 58;
 
 /// What a request of a session is for; MESSAGE has the ticket of its message.
@@ -58,7 +58,7 @@ fn ticket(key: Key, asked: Asked) -> Ticket {
 /// The session that a ticket names, and what was asked, if it is one of a session.
 fn asked(ticket: Ticket) -> Option<(Key, Asked)> {
     let bits = ticket.0.to_bits();
-    if bits & OF_SESSION == 0 || bits >> 61 != 0 {
+    if bits & OF_SESSION == 0 || bits >> 62 != 0 {
         return None;
     }
     let asked = match bits & WHAT {
@@ -77,8 +77,8 @@ const ALLOW: &str = super::uas::ALLOW;
 
 impl Gateway {
     /// Is a session opened for messages to this SIP domain?
-    fn opens_sessions(settings: &Settings, domain: &str) -> bool {
-        let served = settings.sip_domains.iter().find(|served| served.domain == domain);
+    fn opens_sessions(&self, domain: &str) -> bool {
+        let served = self.routes.sip_domain(&self.settings, domain);
         served.is_some_and(|served| {
             served.dialect == Dialect::Lync && served.im_mode.unwrap_or(ImMode::Session) == ImMode::Session
         })
@@ -89,8 +89,9 @@ impl Gateway {
     }
 
     /// How long a session with users of this domain lives without traffic.
-    fn session_idle(&self, _domain: &str) -> Duration {
-        Duration::from_secs(600)
+    fn session_idle(&self, domain: &str) -> Duration {
+        let served = self.routes.sip_domain(&self.settings, domain);
+        Duration::from_secs(u64::from(served.map_or(SESSION_IDLE_S, |served| served.session_idle_s)))
     }
 
     /// Something crossed in a session: it lives on.

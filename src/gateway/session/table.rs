@@ -55,6 +55,10 @@ pub(super) struct Session {
     pub(super) is_lync: bool,
     /// Does the other end take `application/im-iscomposing+xml`?
     pub(super) takes_composing: bool,
+    /// Does it take a body as HTML beside the plain one?
+    pub(super) takes_html: bool,
+    /// Who was told that the conversation is archived.
+    pub(super) noticed: Noticed,
     /// Does it take UPDATE?
     pub(super) takes_update: bool,
 }
@@ -132,6 +136,15 @@ pub(super) struct Typing {
     /// Does the XMPP user's client know chat states (XEP-0085 section 5)? `None`: it has
     /// not shown it yet.
     pub(super) states: Option<bool>,
+}
+
+/// Who was told that the conversation is archived.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Noticed {
+    /// The SIP user.
+    pub(super) sip: bool,
+    /// The XMPP user.
+    pub(super) xmpp: bool,
 }
 
 /// A session timer that runs.
@@ -279,6 +292,11 @@ impl Table {
     /// The domain of a session's SIP user.
     pub(in crate::gateway) fn sip_domain(&self, key: Key) -> Option<&str> {
         self.slots.get(key).map(|session| session.sip.domain())
+    }
+
+    /// A session's SIP user and its XMPP user.
+    pub(in crate::gateway) fn users(&self, key: Key) -> Option<(Jid, Jid)> {
+        self.slots.get(key).map(|session| (session.sip.to_bare(), session.xmpp.clone()))
     }
 
     /// The sessions of a pair of users.
