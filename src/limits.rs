@@ -229,6 +229,8 @@ pub const CONSOLE_SLICE_OCTETS_MAX: usize = 16 * 1024;
 /// Most contacts looked at for one slice of an answer: their rows, of some hundred
 /// octets each, about fill it.
 pub const CONSOLE_CONTACTS_PER_SLICE_MAX: usize = 128;
+/// Most sessions of messages that a console shows: what it says is kept until it is fetched.
+pub const CONSOLE_SESSIONS_MAX: usize = 500;
 /// Longest address a console shows whole: the longest user part (RFC 7622) at the longest
 /// domain of the DNS. A row of two, each octet escaped by four, fits into a slice.
 pub const CONSOLE_ADDRESS_OCTETS_MAX: usize = 1023 + 1 + 253;

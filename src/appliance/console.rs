@@ -15,8 +15,8 @@ use crate::base::cx::Cx;
 use crate::base::text::{Escaped, cut};
 use crate::gateway::Gateway;
 use crate::gateway::probe::{Test, Verdict};
-use crate::gateway::report::{Contact, Direction};
-use crate::limits::{CONSOLE_ADDRESS_OCTETS_MAX, CONSOLE_SLICE_OCTETS_MAX};
+use crate::gateway::report::{Contact, Direction, Session};
+use crate::limits::{CONSOLE_ADDRESS_OCTETS_MAX, CONSOLE_SESSIONS_MAX, CONSOLE_SLICE_OCTETS_MAX};
 use core::fmt::{self, Write};
 use core::time::Duration;
 use std::collections::VecDeque;
@@ -32,6 +32,8 @@ pub trait Running {
     fn contacts(&self, from: u32, each: &mut dyn FnMut(Contact)) -> Option<u32>;
     /// As [`Gateway::contact`].
     fn contact(&self, a: &str, b: &str) -> Option<Contact>;
+    /// As [`Gateway::sessions`].
+    fn sessions(&self, most: usize) -> (Vec<Session>, usize);
     /// As [`Gateway::partner_state`].
     fn partner_state(&self, domain: &str) -> String;
     /// As [`Gateway::begin_test`].
@@ -68,6 +70,10 @@ impl Running for Live<'_> {
 
     fn contact(&self, a: &str, b: &str) -> Option<Contact> {
         self.gateway.contact(self.cx.now, a, b)
+    }
+
+    fn sessions(&self, most: usize) -> (Vec<Session>, usize) {
+        self.gateway.sessions(self.cx.now, most)
     }
 
     fn partner_state(&self, domain: &str) -> String {
@@ -119,6 +125,11 @@ const COMMANDS: &[Command] = &[
         pattern: "show contact A B",
         help: "all about two contacts: what each believes, when it changed, what failed",
         run: |arguments, gateway| contact(arguments, gateway),
+    },
+    Command {
+        pattern: "show sessions",
+        help: "sessions of messages: between whom, how far, when something crossed last",
+        run: |_, gateway| Ok(sessions(gateway)),
     },
     Command {
         pattern: "test partner DOMAIN [OURS]",
@@ -380,6 +391,19 @@ fn counters(gateway: &dyn Running, all: bool) -> Answer {
     answer
 }
 
+fn sessions(gateway: &dyn Running) -> Answer {
+    let (sessions, all) = gateway.sessions(CONSOLE_SESSIONS_MAX);
+    let mut answer = Answer::default();
+    answer.say(format_args!("{:40} {:40} {:9} USED", "SIP", "XMPP", "STATE"));
+    for Session { sip, xmpp, state, used } in &sessions {
+        let (sip, xmpp) = (Shown(sip).to_string(), Shown(xmpp).to_string());
+        answer.say(format_args!("{sip:40} {xmpp:40} {state:9} {} ago", Span(*used)));
+    }
+    let more = if all > sessions.len() { format!(" of {all}") } else { String::new() };
+    answer.say(format_args!("{}{more} shown", counted(sessions.len() as u64, "session")));
+    answer
+}
+
 fn contacts(only: Option<&str>) -> Answer {
     let only = only.map(folded).unwrap_or_default();
     let mut answer = Answer { walk: Some(Walk { only, ..Walk::default() }), ..Answer::default() };
@@ -499,6 +523,7 @@ pub(crate) mod tests {
     #[derive(Default)]
     pub(crate) struct Fake {
         pub(crate) contacts: u32,
+        pub(crate) sessions: usize,
         /// Are their names long?
         pub(crate) long: bool,
         pub(crate) counters: Counters,
@@ -537,6 +562,16 @@ pub(crate) mod tests {
 
         fn counters(&self) -> &Counters {
             &self.counters
+        }
+
+        fn sessions(&self, most: usize) -> (Vec<Session>, usize) {
+            let session = |number: usize| Session {
+                sip: format!("user{number}@voip.example"),
+                xmpp: "lena@chat.example/sofa".into(),
+                state: "open",
+                used: Duration::from_secs(number as u64),
+            };
+            ((0..self.sessions.min(most)).map(session).collect(), self.sessions)
         }
 
         fn contacts(&self, from: u32, each: &mut dyn FnMut(Contact)) -> Option<u32> {
@@ -618,8 +653,8 @@ pub(crate) mod tests {
         let mut fake = Fake::default();
         for (line, error) in [
             ("dance", "'dance' is not known here; allowed: help, show, test, exit, quit"),
-            ("show me", "'me' is not known here; allowed: version, counters, contacts, contact"),
-            ("show", "something is missing; allowed next: version, counters, contacts, contact"),
+            ("show me", "'me' is not known here; allowed: version, counters, contacts, contact, sessions"),
+            ("show", "something is missing; allowed next: version, counters, contacts, contact, sessions"),
             ("show version now", "'now' is not known here; allowed: the end of the line"),
             ("show counters some", "'some' is not known here; allowed: all, the end of the line"),
             ("show contact a", "something is missing; allowed next: B"),
@@ -672,6 +707,17 @@ pub(crate) mod tests {
         let rows: Vec<&str> = text.lines().skip(1).take(300).collect();
         assert!(rows.iter().zip(&starts).all(|(row, start)| row.starts_with(start.as_str())));
         assert!(text.ends_with("\n300 contacts shown\n"));
+    }
+
+    #[test]
+    fn sessions_are_shown_with_what_is_known_of_them() {
+        let mut fake = Fake { sessions: 2, ..Fake::default() };
+        let text = asked("show sessions", &mut fake).expect("sessions");
+        assert!(text.contains("user1@voip.example"), "{text}");
+        assert!(text.ends_with(" open      1 s ago\n2 sessions shown\n"), "{text}");
+        fake.sessions = CONSOLE_SESSIONS_MAX + 1;
+        let text = asked("show sessions", &mut fake).expect("sessions");
+        assert!(text.ends_with("\n500 sessions of 501 shown\n"));
     }
 
     #[test]

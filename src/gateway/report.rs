@@ -21,6 +21,19 @@ pub struct Contact {
     pub sip_watches: Direction,
 }
 
+/// A session of messages that is open, or being opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The SIP user.
+    pub sip: String,
+    /// The XMPP user.
+    pub xmpp: String,
+    /// `inviting`, `open`, or `accepted` while our acceptance is not acknowledged.
+    pub state: &'static str,
+    /// How long ago something crossed.
+    pub used: Duration,
+}
+
 /// One of them watching the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Direction {

@@ -17,11 +17,12 @@ mod inside;
 pub(super) mod table;
 mod typing;
 
-use super::Gateway;
 use super::presence::Headers;
+use super::{Gateway, report};
 use crate::base::counters::Counter;
 use crate::base::cx::{Cx, Ticket};
 use crate::base::slab::Key;
+use crate::base::time::Instant;
 use crate::limits::SESSION_TURN_MAX;
 use crate::settings::{Dialect, ImMode, SESSION_IDLE_S};
 use crate::sip::endpoint::{Failure, Refused};
@@ -256,6 +257,21 @@ impl Gateway {
         for key in self.sessions.keys() {
             self.end_session(cx, key, "the gateway ends");
         }
+    }
+
+    /// Up to `most` sessions, and how many there are.
+    pub fn sessions(&self, now: Instant, most: usize) -> (Vec<report::Session>, usize) {
+        let shown = self.sessions.slots.iter().take(most).map(|(_, session)| report::Session {
+            sip: session.sip.as_str().to_owned(),
+            xmpp: session.xmpp_target().as_str().to_owned(),
+            state: match session.phase {
+                Phase::Inviting { .. } => "inviting",
+                Phase::Open if session.unacknowledged.is_some() => "accepted",
+                Phase::Open => "open",
+            },
+            used: now.since(session.used),
+        });
+        (shown.collect(), self.sessions.len())
     }
 
     /// How many sessions there are.
