@@ -15,7 +15,7 @@ use crate::base::time::Instant;
 use crate::limits::{DISCOVERED_ADDRESSEES_MAX, DISCOVERED_MAX, UNKNOWN_USERS_MAX};
 use crate::settings::{DISCOVERED_RATE, Dialect};
 use crate::sip::diagnostics::cause;
-use crate::xmpp::jid::Jid;
+use crate::xmpp::jid::{self, Jid};
 use crate::xmpp::stanza::{Condition, StanzaError};
 use core::hash::{Hash, Hasher};
 use core::time::Duration;
@@ -208,23 +208,21 @@ impl Gateway {
 
     /// A final answer of a SIP user's side to what an XMPP user wanted of him: whether he
     /// exists is remembered, where its Edge would count how often we ask.
-    pub(super) fn note_answer(&mut self, now: Instant, sip: &Jid, status: u16) {
+    /// `sip` is his JID.
+    pub(super) fn note_answer(&mut self, now: Instant, sip: &str, status: u16) {
+        let (_, domain, _) = jid::split(sip);
+        let bare = sip.split_once('/').map_or(sip, |(bare, _)| bare);
         match status {
-            404 | 604 => {
-                let domain = self.routes.sip_domain(&self.settings, sip.domain());
-                if domain.is_some_and(|domain| domain.dialect == Dialect::Lync) {
-                    self.discovered.note_unknown(now, sip.bare());
-                }
-            }
-            200..300 => self.is_there(sip),
+            404 | 604 if self.dialect_of(domain) == Dialect::Lync => self.discovered.note_unknown(now, bare),
+            200..300 => self.is_there(bare),
             _ => {}
         }
     }
 
-    /// The SIP user did something: he exists.
-    pub(super) fn is_there(&mut self, sip: &Jid) {
+    /// The SIP user of this bare JID did something: he exists.
+    pub(super) fn is_there(&mut self, sip: &str) {
         if !self.discovered.unknown.is_empty() {
-            self.discovered.unknown.remove(&hash(sip.bare()));
+            self.discovered.unknown.remove(&hash(sip));
         }
     }
 

@@ -530,9 +530,7 @@ impl Gateway {
         }
         let Some(Pending::ToSip(done)) = self.pending.take(ticket) else { return };
         if let Some(origin) = &done.origin {
-            if let Ok(sip) = Jid::parse(&origin.to) {
-                self.note_answer(cx.now, &sip, status);
-            }
+            self.note_answer(cx.now, &origin.to, status);
             if status < 300 {
                 cx.count(Counter::XmppMessageDelivered);
                 // In a session it is the other end that answers, so it has the message.

@@ -8,7 +8,7 @@ use crate::base::net::Transport;
 use crate::base::text::hex_value;
 use crate::base::time::Instant;
 use crate::limits::{LOOP_ENTRIES_MAX, LOOP_PAIRS_MAX};
-use crate::settings::{DISCOVERED, NextHopTransport, Partner, PartnerKind, Peer, Settings, SipDomain};
+use crate::settings::{DISCOVERED, Dialect, NextHopTransport, Partner, PartnerKind, Peer, Settings, SipDomain};
 use crate::sip::diagnostics::cause;
 use core::hash::{Hash, Hasher};
 use core::net::IpAddr;
@@ -239,6 +239,8 @@ pub fn may_send_for(domain: &SipDomain, source: &SipSource<'_>) -> bool {
                 && literal_address(&hop.host)
                     .is_some_and(|address| address.to_canonical() == source.address.to_canonical())
         }
+        // The certificate of an Edge names the Edge.
+        None if domain.dialect == Dialect::Lync => proves_discovered(source, &domain.domain),
         None => proves(source, &domain.domain),
     }
 }
@@ -579,6 +581,44 @@ mod tests {
         let tcp = sip_domain("voip.example", hop(NextHopTransport::Tcp, "[2001:db8::1]"), Vec::new());
         assert!(may_send_for(&tcp, &source(Transport::Tcp, "2001:db8::1", None)));
         assert!(!may_send_for(&tcp, &source(Transport::Udp, "2001:db8::1", None)));
+    }
+
+    #[test]
+    fn an_edge_proves_its_domain_by_its_own_name_one_label_below() {
+        let mut domain = sip_domain("office.example", None, Vec::new());
+        let edge = certificate(&["sip.office.example"]);
+        let deep = certificate(&["sip.it.office.example"]);
+        let source = |shown| source(Transport::Tls, "192.0.2.1", Some(shown));
+        assert!(!may_send_for(&domain, &source(&edge)));
+        domain.dialect = Dialect::Lync;
+        assert!(may_send_for(&domain, &source(&edge)) && !may_send_for(&domain, &source(&deep)));
+    }
+
+    #[test]
+    fn what_is_not_configured_talks_while_discovery_is_open_unless_it_is_blocked() {
+        let mut settings = settings();
+        settings.discovery_open = true;
+        settings.blocked = vec!["moor.example".into()];
+        let routes = Routes::new(&settings);
+        let shown = certificate(&["sip.fern.example", "sip.moor.example", "sip.chat.example", "voip.example"]);
+        let from = |domain, transport| {
+            let source = source(transport, "192.0.2.1", Some(&shown));
+            routes.sip_sender(&settings, domain, &source).map(is_discovered)
+        };
+        assert_eq!(from("fern.example", Transport::Tls), Ok(true));
+        assert_eq!(from("fern.example", Transport::Tcp), Err(Denied::Unproven));
+        assert_eq!(from("elsewhere.example", Transport::Tls), Err(Denied::Unproven));
+        assert_eq!(from("moor.example", Transport::Tls), Err(Denied::Blocked));
+        assert_eq!(from("chat.example", Transport::Tls), Err(Denied::Mapped));
+        assert_eq!(from("voip.example", Transport::Tls), Ok(false));
+        assert_eq!(from("msn.com", Transport::Tls), Err(Denied::Sender), "a domain of decorated addresses");
+        let to = |domain| routes.from_xmpp(&settings, "chat.example", domain, false).map(|(_, sip)| is_discovered(sip));
+        assert_eq!(to("fern.example"), Ok(true));
+        assert_eq!(to("moor.example"), Err(Denied::Recipient));
+        assert_eq!(to("msn.com"), Err(Denied::Recipient));
+        let blocked = routes.from_xmpp(&settings, "moor.example", "voip.example", true).map(|_| ());
+        assert_eq!(blocked, Err(Denied::Blocked));
+        assert!(routes.xmpp_domain(&settings, "moor.example").is_none());
     }
 
     #[test]

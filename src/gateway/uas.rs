@@ -281,7 +281,7 @@ impl Gateway {
         to: &Jid,
         what: What,
     ) -> Result<(), Answer> {
-        self.is_there(from);
+        self.is_there(from.bare());
         self.hold_discovered(cx, from.domain(), to.bare()).map_err(Held::answer)?;
         if !self.routes.is_configured(from.domain()) {
             // Its users can be answered from now on.

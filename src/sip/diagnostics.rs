@@ -256,6 +256,18 @@ mod tests {
     }
 
     #[test]
+    fn any_value_is_read_or_left_without_harm() {
+        let mut rng = crate::base::rng::Rng::from_number(5);
+        let pieces = ["1", ";", "reason", "=", "\"", "source", " ", "\u{fc}", "\t", "99999999999", "x", ","];
+        for _ in 0..20_000 {
+            let value: String = (0..rng.below(14)).map(|_| pieces[rng.below(pieces.len() as u64) as usize]).collect();
+            if let Some(read) = Diagnostic::parse(&value) {
+                assert!(read.reason.len() <= value.len() && !read.reason.contains('"'), "{value}");
+            }
+        }
+    }
+
+    #[test]
     fn peers_of_the_dialect_read_them_and_those_of_another_do_not() {
         let mut edge = SipDomain::new("office.example");
         edge.dialect = Dialect::Lync;

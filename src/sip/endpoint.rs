@@ -745,6 +745,105 @@ mod tests {
     }
 
     #[test]
+    fn requests_leave_no_faster_than_their_domain_takes_them_and_in_order() {
+        let mut w = World::new();
+        let mut settings = settings();
+        settings.sip_domains[0].rate = Some(20);
+        w.turn(|e, cx, _| e.configure(cx, &settings));
+        let start = w.now;
+        let mut left = Vec::new();
+        for n in 0..500 {
+            let turn = w.request(NextHopTransport::Udp, "192.0.2.21", Method::Message, n.to_string().as_bytes());
+            left.extend(turn.datagrams);
+        }
+        assert_eq!(left.len(), 1, "the first one goes at once");
+        let mut second = 0;
+        while left.len() < 500 {
+            assert!(w.now.since(start) < core::time::Duration::from_secs(26), "{}", left.len());
+            let next = w.endpoint.deadline().expect("something waits");
+            w.now = next;
+            let turn = w.turn(|e, cx, _| e.timeout(cx));
+            for (_, text) in turn.datagrams.iter() {
+                // The peer is quick, so nothing is sent twice.
+                let mut answer = answer(text, "200 OK").into_bytes();
+                w.turn(|e, cx, _| drop(e.datagram(cx, UDP, PEER.parse().expect("an address"), &mut answer)));
+            }
+            let so_far = w.now.since(start).as_secs();
+            if so_far > second {
+                assert!(left.len() as u64 <= 20 * so_far + 1, "{} after {so_far} s", left.len());
+                second = so_far;
+            }
+            let fresh = turn.datagrams.into_iter().filter(|(_, text)| !left.iter().any(|(_, old)| old == text));
+            left.extend(fresh.collect::<Vec<_>>());
+        }
+        for (n, (_, text)) in left.iter().enumerate() {
+            assert!(text.ends_with(&format!("\r\n\r\n{n}")), "{n}: {text}");
+        }
+        assert!(w.now.since(start) >= core::time::Duration::from_millis(499 * 50));
+    }
+
+    #[test]
+    fn what_would_wait_longer_than_its_sender_is_refused() {
+        let mut w = World::new();
+        let mut settings = settings();
+        settings.sip_domains[0].rate = Some(1);
+        w.turn(|e, cx, _| e.configure(cx, &settings));
+        let hop = NextHop { transport: NextHopTransport::Udp, host: "192.0.2.21".into(), port: None };
+        let mut taken = 0;
+        for _ in 0..60 {
+            let ticket = Ticket(w.ticket());
+            let result = &mut Ok(());
+            w.turn(|e, cx, _| {
+                let request = Request {
+                    method: Method::Message,
+                    uri: "sip:marta@voip.example",
+                    from: "sip:lena@chat.example",
+                    from_tag: "ft",
+                    to: "sip:marta@voip.example",
+                    to_tag: None,
+                    call_id: "c1",
+                    cseq: 1,
+                    max_forwards: 70,
+                    headers: &[],
+                    content_type: None,
+                    body: b"",
+                };
+                let destination = Destination::NextHop { hop: &hop, domain: "voip.example" };
+                *result = e.request(cx, ticket, &destination, &request);
+            });
+            match result {
+                Ok(()) => taken += 1,
+                Err(refused) => assert_eq!(*refused, Refused::Overload),
+            }
+        }
+        assert_eq!(taken, 33);
+    }
+
+    #[test]
+    fn a_failure_is_told_with_diagnostics_to_a_lync_peer_alone_and_once() {
+        let mut w = World::new();
+        let refused = |w: &mut World, branch: &str, status| {
+            let mut text = request("MESSAGE", branch, "");
+            text = text.replace("9b1f77", branch);
+            let turn = w.datagram(PEER, &text);
+            w.respond(turn.transaction.expect("a transaction"), status).datagrams.remove(0).1
+        };
+        assert!(!refused(&mut w, "z9hG4bKa", 404).contains("ms-diagnostics"));
+        let mut settings = settings();
+        settings.sip_domains[0].dialect = crate::settings::Dialect::Lync;
+        w.turn(|e, cx, _| e.configure(cx, &settings));
+        let text = refused(&mut w, "z9hG4bKb", 404);
+        assert_eq!(text.matches("\r\nms-diagnostics-public: 1003;reason=\"User does not exist\"\r\n").count(), 1);
+        assert!(!refused(&mut w, "z9hG4bKc", 200).contains("ms-diagnostics"));
+        // Nor are answers of the endpoint's own.
+        let malformed = "MESSAGE sip:lena@chat.example SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.21;branch=z9hG4bKe\r\n\
+                         From: <sip:marta@voip.example>;tag=q1\r\nTo: <sip:lena@chat.example>\r\nCall-ID: e\r\n\
+                         CSeq: x MESSAGE\r\nContent-Length: 0\r\n\r\n";
+        let malformed = w.datagram(PEER, malformed).datagrams.remove(0).1;
+        assert_eq!(malformed.matches("\r\nms-diagnostics-public: 7247400;").count(), 1, "{malformed}");
+    }
+
+    #[test]
     fn a_merged_request_gets_482_while_the_first_one_lives_and_after_its_200() {
         let mut w = World::new();
         let turn = w.datagram(PEER, &request("MESSAGE", "z9hG4bKa", ""));

@@ -272,7 +272,7 @@ impl Gateway {
                 && let Some(contact) = self.presence.subscribers.get(key).map(|subscriber| subscriber.contact)
                 && let Some((sip, _)) = self.presence.names(contact)
             {
-                self.note_answer(cx.now, &sip, message.status());
+                self.note_answer(cx.now, sip.as_str(), message.status());
             }
             match dialog {
                 DialogKey::Subscriber(key) => self.subscribe_answered(cx, key, message),

@@ -96,6 +96,46 @@ fn headers_that_ask_for_the_wrong_thing_are_answered_with_a_header_and_an_error(
 }
 
 #[test]
+fn a_blocked_domain_gets_no_stream_and_loses_the_one_it_has() {
+    let mut all = settings(&[OURS], Partner::new("other.example"), address(1, 5269), address(1, 5270));
+    all.discovery_open = true;
+    let mut s = Script::with(all.clone());
+    let link = s.proved("");
+    all.blocked.push(THEIRS.into());
+    s.run(|s, cx| s.configure(cx, &all));
+    assert!(s.is_closed(link));
+    let link = s.accepted();
+    let answer = s.says(link, &format!("{HEADER}{FROM_B}"));
+    assert!(answer.contains("policy-violation"), "{answer}");
+    assert!(s.is_closed(link) && s.node.events.is_empty());
+    assert_eq!(s.send("hello").map(|_| ()), Err(Refused::NotPartner));
+}
+
+#[test]
+fn a_discovered_domain_is_served_while_discovery_is_open() {
+    let mut all = settings(&[OURS], Partner::new(THEIRS), address(1, 5269), address(1, 5270));
+    all.discovery_open = true;
+    let mut s = Script::with(all.clone());
+    let header = format!("{HEADER}from='b.example' to='far.example' version='1.0'>");
+    let link = s.accepted();
+    assert!(s.says(link, &header).contains("host-unknown"));
+    s.node.server.serve("far.example");
+    s.node.server.serve(THEIRS);
+    let link = s.accepted();
+    assert!(s.says(link, &header).contains("<stream:features>"));
+    s.run(|s, cx| s.configure(cx, &all));
+    assert!(!s.is_closed(link), "it is served on");
+    assert!(s.node.server.policy.serves("far.example") && !s.node.server.policy.serves(THEIRS));
+    for n in 0..2 * limits::DISCOVERED_MAX {
+        s.node.server.serve(&format!("d{n}.example"));
+    }
+    assert!(!s.node.server.policy.serves("far.example"), "the oldest made room");
+    all.discovery_open = false;
+    s.run(|s, cx| s.configure(cx, &all));
+    assert!(!s.node.server.policy.serves("d500.example") && s.node.server.policy.serves(OURS));
+}
+
+#[test]
 fn stream_ids_differ() {
     let mut s = Script::new(Partner::new(THEIRS));
     let mut ids = Vec::new();
