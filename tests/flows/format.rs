@@ -118,6 +118,7 @@ const ATTRIBUTES: &[&str] = &[
 ];
 
 const CONFIG: &[&str] = &[
+    "set",
     "presence.expires",
     "presence.probe-before-refresh",
     "partner.type",
@@ -211,7 +212,8 @@ pub fn parse(text: &str) -> Result<Flow, String> {
             *lines = parse_assert(&section.text).map_err(|problem| format!("line {}: {problem}", section.line))?;
         }
     }
-    if flow.title.is_empty() || flow.covers.is_empty() {
+    // What the Lync dialect and the rights are held to has no numbers.
+    if flow.title.is_empty() || (flow.covers.is_empty() && !flow.name.starts_with('R')) {
         return Err("title or covers missing".into());
     }
     Ok(flow)

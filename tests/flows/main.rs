@@ -24,9 +24,10 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 /// What a flow needs that this version does not have. Flows about messages (M), about
-/// presence (P), about Lync's dialect (L) and about the rest of what is served (E) always run.
+/// presence (P), about Lync's dialect (L), about rights (R) and about the rest of what is
+/// served (E) always run.
 fn later(flow: &Flow, flows: &BTreeMap<String, Flow>) -> Option<&'static str> {
-    let served = flow.name.starts_with(['M', 'P', 'E', 'L']);
+    let served = flow.name.starts_with(['M', 'P', 'E', 'L', 'R']);
     if let Some(kind) = flow.prelude.as_ref().and_then(|name| flows.get(name)).and_then(|before| later(before, flows)) {
         return Some(kind);
     }

@@ -4,8 +4,9 @@ use crate::compare::{self, Bindings, Rules};
 use crate::format::{Flow, Lane, Section, What, parse_time};
 use crate::neighbours::{Names, Neighbours, SipCame};
 use crate::peers::{self, Element};
+use latimer::appliance::config;
 use latimer::base::net::Transport;
-use latimer::settings::{Dialect, ImMode, NextHopTransport, Partner, PartnerKind, Room, Settings};
+use latimer::settings::{Dialect, ImMode, NextHopTransport, Partner, PartnerKind, Room, Settings, SipDomain};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 
@@ -100,8 +101,43 @@ fn world_of(config: &[&(String, String)], strangers: Vec<String>) -> Result<(Nam
             _ => {}
         }
     }
+    let lines: Vec<&str> = config.iter().filter(|(key, _)| key == "set").map(|(_, value)| &**value).collect();
+    if !lines.is_empty() {
+        set(&mut settings, &lines)?;
+    }
     let transport = names.transport.into();
     Ok((names, settings, transport))
+}
+
+/// Takes over what lines of the configuration language say, as far as the world leaves it
+/// open: who is where stays as it is.
+fn set(settings: &mut Settings, lines: &[&str]) -> Result<(), String> {
+    let text: String = lines.iter().map(|line| format!("set {line}\n")).collect();
+    let (loaded, _) = config::load(&format!("set system host-name gw.edge.example\n{text}"))
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
+    let loaded = loaded.settings;
+    for domain in loaded.sip_domains {
+        match settings.sip_domains.iter_mut().find(|known| known.domain == domain.domain) {
+            Some(known) => {
+                let next_hop = known.next_hop.take();
+                *known = SipDomain { next_hop, peers: core::mem::take(&mut known.peers), ..domain };
+            }
+            None => settings.sip_domains.push(domain),
+        }
+    }
+    for partner in loaded.partners {
+        match settings.partners.iter_mut().find(|known| known.domain == partner.domain) {
+            Some(known) => known.kind = partner.kind,
+            None => settings.partners.push(partner),
+        }
+    }
+    (settings.policies, settings.users) = (loaded.policies, loaded.users);
+    (settings.providers, settings.blocked) = (loaded.providers, loaded.blocked);
+    settings.discovery_open = loaded.discovery_open;
+    settings.discovery_verification = loaded.discovery_verification;
+    settings.xmpp.log_message_bodies = loaded.xmpp.log_message_bodies;
+    settings.message.archiving_notice = loaded.message.archiving_notice;
+    Ok(())
 }
 
 struct Play {
