@@ -75,6 +75,17 @@ pub fn decorated(provider: &Provider, jid: &Jid, with_resource: bool) -> Result<
 }
 
 impl Gateway {
+    /// The decorated address that a SIP URI is, as it stands there: what a watcher who asked
+    /// for it is to read in documents.
+    pub(super) fn decorated_in(&self, uri: &str) -> Option<Jid> {
+        if !self.settings.providers.iter().any(|provider| provider.enabled) {
+            return None;
+        }
+        let mut jid = String::new();
+        address::to_jid(uri, None, &mut jid).ok()?;
+        Jid::parse(&jid).ok().filter(|jid| is_routing_domain(&self.settings, jid.domain()))
+    }
+
     /// The SIP URI by which a SIP user reached on this way knows an XMPP user: what
     /// stands in From of what is begun on behalf of the XMPP user, and in Contact.
     pub fn known_as(&self, way: Way, xmpp: &Jid, with_resource: bool) -> Result<String, address::NotMapped> {

@@ -168,7 +168,9 @@ impl Endpoint {
             Destination::NextHop { hop, .. } => hop.transport == NextHopTransport::Udp || request.to_tag.is_none(),
             Destination::Domain { .. } => true,
         };
-        let (via, compact) = emit(&mut w, request, self.via_octets(destination, false), may_compact);
+        let (via, compact) = self.vouching.vouched(destination.domain(), request, |request| {
+            emit(&mut w, request, self.via_octets(destination, false), may_compact)
+        });
         if w.len() > SIP_MESSAGE_OCTETS_MAX {
             w.cancel();
             return Err(Refused::TooLarge);
@@ -242,8 +244,10 @@ impl Endpoint {
     }
 
     pub(super) fn measure(&self, destination: &Destination<'_>, request: &Request<'_>) -> usize {
-        let octets = |compact| request_len(request, compact) + self.via_octets(destination, compact);
-        if octets(false) <= SIP_PAGER_OCTETS_MAX { octets(false) } else { octets(true) }
+        self.vouching.vouched(destination.domain(), request, |request| {
+            let octets = |compact| request_len(request, compact) + self.via_octets(destination, compact);
+            if octets(false) <= SIP_PAGER_OCTETS_MAX { octets(false) } else { octets(true) }
+        })
     }
 
     /// Octets of the Via line. Of a domain the transport is not known yet:

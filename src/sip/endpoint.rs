@@ -19,6 +19,7 @@ use super::server::Server;
 use super::table::{Buffers, Index, Recent, Secret};
 use super::transaction::{T1_64, T4};
 use super::transport::{Failed, LinkState, Links, Route, Ways, datagram_reply};
+use super::vouching::Vouching;
 use crate::base::certificate::PeerCertificate;
 use crate::base::cx::{Cx, Ticket};
 use crate::base::net::{CloseReason, LinkId, ListenerId, NotLocated, Target, Transport};
@@ -151,6 +152,15 @@ pub enum Destination<'a> {
     },
 }
 
+impl<'a> Destination<'a> {
+    /// The SIP domain it is, in A-labels.
+    pub(super) const fn domain(&self) -> &'a str {
+        match self {
+            Self::NextHop { domain, .. } | Self::Domain { domain } => domain,
+        }
+    }
+}
+
 /// A host to find the addresses of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -172,6 +182,8 @@ pub struct Endpoint {
     pub(super) readers: Readers,
     /// How fast requests may go.
     pub(super) rates: Rates,
+    /// What is said of senders.
+    pub(super) vouching: Vouching,
     /// Drawn when it is first needed.
     pub(super) secret: Option<Secret>,
     pub(super) links: Links,
@@ -237,6 +249,7 @@ impl Endpoint {
             ways: Ways::new(settings),
             readers: Readers::new(settings),
             rates: Rates::new(settings),
+            vouching: Vouching::new(settings),
             secret: None,
             links: Links::new(),
             link_timers: Timers::with_capacity(SIP_LINKS_MAX * connection::TIMERS as usize),
@@ -264,6 +277,7 @@ impl Endpoint {
         self.ways = Ways::new(settings);
         self.readers = Readers::new(settings);
         self.rates = Rates::new(settings);
+        self.vouching = Vouching::new(settings);
         cx.debug("sip.configured", format_args!("links={} transactions={}", self.links.len(), self.servers.len()));
     }
 

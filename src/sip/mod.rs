@@ -20,4 +20,5 @@ mod table;
 pub mod transaction;
 pub mod transport;
 pub mod uri;
+mod vouching;
 pub mod xpidf;

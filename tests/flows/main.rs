@@ -115,6 +115,25 @@ fn all_other_flows_hold() {
     run_those(|name| !name.starts_with(['M', 'P', 'L']));
 }
 
+/// What people say is written into the log where that was switched on, and never else.
+#[test]
+fn bodies_are_logged_only_where_that_is_wanted() {
+    let flows = format::read_folder(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/flows")).flows;
+    for (name, texts) in
+        [("M01-x2s-message", 1), ("M02-s2x-message", 1), ("L01-s2x-session", 1), ("L04-x2s-session", 1)]
+    {
+        let mut flow = flows.get(name).expect("the flow").clone();
+        let said = |flow: &Flow| {
+            let lines = run::log(flow, &flows).expect("it holds");
+            let is_told = |line: &&String| line.contains("message.body");
+            lines.iter().filter(is_told).map(|line| line.split("body=").last().unwrap_or_default().len()).sum::<usize>()
+        };
+        assert_eq!(said(&flow), 0, "{name}");
+        flow.config.push(("set".into(), "xmpp log-message-bodies true".into()));
+        assert!(said(&flow) >= texts, "{name}");
+    }
+}
+
 /// Numbers that flows claim to cover are those of the requirements in
 /// `tests/standards`.
 #[test]

@@ -15,6 +15,11 @@ const WAIT_MS: u64 = 10_000;
 
 /// Plays a flow, its preludes first.
 pub fn run(flow: &Flow, flows: &BTreeMap<String, Flow>) -> Result<(), String> {
+    log(flow, flows).map(|_| ())
+}
+
+/// Plays it, and gives the gateway's log.
+pub fn log(flow: &Flow, flows: &BTreeMap<String, Flow>) -> Result<VecDeque<String>, String> {
     let mut chain = vec![flow];
     while let Some(before) = chain[0].prelude.as_ref().and_then(|name| flows.get(name)) {
         chain.insert(0, before);
@@ -37,7 +42,7 @@ pub fn run(flow: &Flow, flows: &BTreeMap<String, Flow>) -> Result<(), String> {
     for flow in chain {
         play.flow(flow)?;
     }
-    Ok(())
+    Ok(play.neighbours.world.lines)
 }
 
 fn world_of(config: &[&(String, String)], strangers: Vec<String>) -> Result<(Names, Settings, Transport), String> {

@@ -84,7 +84,9 @@ impl Gateway {
                 Dialect::Standard => write_state(&mut body, &xmpp, resources, is_closing),
                 Dialect::Lync => {
                     let resources = if is_closing { &[] } else { resources.as_slice() };
-                    format::write_for_lync(&mut body, notifier.format, &xmpp, resources, cx.wall);
+                    let named = self.decorated_in(notifier.dialog.parts().local_uri);
+                    let named = named.as_ref().unwrap_or(&xmpp);
+                    format::write_for_lync(&mut body, notifier.format, named, resources, cx.wall);
                 }
             }
         }

@@ -304,6 +304,8 @@ impl Gateway {
     fn invite_refused(&mut self, cx: &mut Cx<'_>, key: Key, message: &Message<'_>) {
         let Some(session) = self.sessions.slots.get_mut(key) else { return };
         let (lane, held) = (session.lane, session.held.take());
+        let sip = session.sip.clone();
+        self.note_answer(cx.now, sip.as_str(), message.status());
         let request = held.and_then(|ticket| Some((ticket, self.pending.uncarry(ticket)?.1)));
         self.drop_session(cx, key, "refused");
         cx.count(Counter::SessionRefused);
