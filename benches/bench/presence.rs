@@ -54,12 +54,12 @@ fn value<'a>(message: &'a str, name: &str) -> &'a str {
 
 impl Presence {
     pub fn new(sip: Sip) -> Self {
-        Self::with(sip, "")
+        Self::with(sip, "set presence min-interval 1\n")
     }
 
     /// The same with settings of its own.
     fn with(sip: Sip, more: &str) -> Self {
-        let lines = format!("set presence expires 86400\nset presence min-interval 1\n{more}");
+        let lines = format!("set presence expires 86400\n{more}");
         let memory = Memory::over(sip, 1, &lines);
         Self { memory, number: 0, watched: Vec::new(), came: 0, watchers: 0, notified: 0 }
     }
@@ -301,8 +301,7 @@ impl Presence {
             "<presence from='{xmpp}@p0.example/balcony' to='{sip}@sip.example'><show>away</show>\
              <status>{note}</status><priority>5</priority></presence>"
         ));
-        // The state comes in the second after that of the approval.
-        self.pass_time(1001);
+        self.pass_time(2);
         assert_eq!(self.notified - before, 3, "watcher {number} was not told all");
     }
 
@@ -332,9 +331,7 @@ impl Presence {
         let answer = answer.replacen(value(&subscribe, "To"), &tagged, 1);
         let answer = answer.replacen("Content-Length: 0\r\n", &format!("Content-Length: {}\r\n", body.len()), 1);
         self.sip_sends(format!("{answer}{body}").as_bytes());
-        self.pass_time(1);
-        // In a mutual pair the pause after what it was told before has to go by.
-        self.pass_time(1001);
+        self.pass_time(2);
         assert!(self.memory.presences_sent - before >= 2, "watcher {number} of XMPP was not told all");
     }
 }
@@ -349,7 +346,8 @@ pub fn edge() {
         ("each by its own way, pairs of their own", 1, false),
     ] {
         let edge = Edge { alike, is_mutual };
-        let mut presence = Presence::with(Sip::Tcp, "set sip domain sip.example dialect lync\n");
+        let mut presence =
+            Presence::with(Sip::Tcp, "set presence min-interval 0\nset sip domain sip.example dialect lync\n");
         presence.take_cost();
         for number in 0..LYNC_DIALOGS / 2 {
             presence.be_watched_by_lync(edge, number);
