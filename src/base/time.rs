@@ -1,34 +1,53 @@
 //! Points in time as plain numbers. There is no `now()` here: the reactor reads
 //! the clock once a turn and hands the reading down in [`super::cx::Cx`].
 
+use core::num::NonZeroU64;
 use core::time::Duration;
 
 /// Milliseconds since the program started; only moves forward.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Instant(u64);
+///
+/// One is added to what is kept, so that `Option<Instant>` needs no more room: contacts
+/// have many of those, and there are tens of thousands of contacts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instant(NonZeroU64);
 
 impl Instant {
     /// The start of the program.
-    pub const ZERO: Self = Self(0);
+    pub const ZERO: Self = Self::from_millis(0);
 
     /// The point `millis` milliseconds after the start.
     pub const fn from_millis(millis: u64) -> Self {
-        Self(millis)
+        match NonZeroU64::new(millis.saturating_add(1)) {
+            Some(kept) => Self(kept),
+            None => Self(NonZeroU64::MAX),
+        }
     }
 
     /// Milliseconds since the start.
     pub const fn as_millis(self) -> u64 {
-        self.0
+        self.0.get() - 1
     }
 
     /// The point `by` later; stops at the end of time instead of wrapping.
     pub const fn after(self, by: Duration) -> Self {
-        Self(self.0.saturating_add(by.as_millis() as u64))
+        Self::from_millis(self.as_millis().saturating_add(by.as_millis() as u64))
     }
 
     /// How long ago `earlier` was; zero if it lies ahead.
     pub const fn since(self, earlier: Self) -> Duration {
-        Duration::from_millis(self.0.saturating_sub(earlier.0))
+        Duration::from_millis(self.as_millis().saturating_sub(earlier.as_millis()))
+    }
+}
+
+impl Default for Instant {
+    fn default() -> Self {
+        Self::ZERO
+    }
+}
+
+impl core::fmt::Debug for Instant {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Instant({})", self.as_millis())
     }
 }
 

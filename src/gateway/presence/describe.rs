@@ -58,7 +58,7 @@ impl Gateway {
                 last_in: ago(watch.last_in),
                 last_out: ago(watch.last_out),
                 next_refresh: refresh.or_else(|| self.presence.planned(key, Task::Subscribe)).map(|at| at.since(now)),
-                problem: watch.problem.as_deref().map(str::to_owned),
+                problem: watch.trouble.get().and_then(|trouble| trouble.problem.as_deref()).map(str::to_owned),
             },
             sip_watches: Direction {
                 state: word(grant.state),
@@ -71,7 +71,7 @@ impl Gateway {
                     .filter_map(|task| self.presence.planned(key, task))
                     .min()
                     .map(|at| at.since(now)),
-                problem: grant.problem.as_deref().map(str::to_owned),
+                problem: grant.trouble.get().and_then(|trouble| trouble.problem.as_deref()).map(str::to_owned),
             },
         })
     }

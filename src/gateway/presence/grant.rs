@@ -140,7 +140,7 @@ impl Gateway {
             {
                 contact.grant.state = Authorization::Pending;
                 (contact.grant.resources, contact.grant.is_known) = (Vec::new(), false);
-                contact.grant.nick = display_name(message);
+                contact.grant.trouble.change(|trouble| trouble.nick = display_name(message));
             }
             // What is answered stands after a restart.
             self.store(cx, key);
@@ -334,9 +334,9 @@ impl Gateway {
         grant.last_in = Some(cx.now);
         grant.silent_probes = 0;
         if resource.name.is_empty() {
-            grant.stale = Vec::new();
+            grant.trouble.change(|trouble| trouble.stale = Vec::new());
         } else {
-            grant.stale.retain(|name| *name != resource.name);
+            grant.trouble.change(|trouble| trouble.stale.retain(|name| *name != resource.name));
         }
         let was_known = core::mem::replace(&mut grant.is_known, true);
         let is_first = is_active && !was_known;
@@ -374,6 +374,7 @@ impl Gateway {
         }
         contact.grant.state = Authorization::Active;
         (contact.grant.failures, contact.grant.last_in) = (0, Some(cx.now));
+        contact.grant.trouble.change(|trouble| trouble.nick = None);
         let dialogs = contact.grant.dialogs.clone();
         self.presence.cancel(key, Task::Ask);
         let record = self.store(cx, key);
@@ -496,7 +497,7 @@ impl Gateway {
             return;
         }
         let Some((sip, xmpp)) = self.presence.names(key) else { return };
-        let nick = contact.grant.nick.clone();
+        let nick = contact.grant.trouble.get().and_then(|trouble| trouble.nick.clone());
         let id = cx.rng.token::<10>();
         let head = Head {
             kind: Kind::Presence,
@@ -547,7 +548,8 @@ impl Gateway {
                 if let Some(contact) = self.presence.contacts.get_mut(key) {
                     contact.watch.in_flight = contact.watch.in_flight.saturating_add(1);
                     let available = contact.grant.resources.iter().filter(|resource| resource.is_available);
-                    contact.grant.stale = available.map(|resource| resource.name.clone()).collect();
+                    let stale = available.map(|resource| resource.name.clone()).collect();
+                    contact.grant.trouble.change(|trouble| trouble.stale = stale);
                     contact.grant.silent_probes = contact.grant.silent_probes.saturating_add(1);
                 }
                 self.presence.plan(key, Task::ProbeOver, cx.now.after(PROBE_WAIT));
@@ -590,7 +592,7 @@ impl Gateway {
                 return self.presence.plan_by(key, Task::Probe, cx.now.after(wait));
             }
         }
-        let stale = core::mem::take(&mut contact.grant.stale);
+        let stale = contact.grant.trouble.change(|trouble| core::mem::take(&mut trouble.stale));
         let mut changed = false;
         for resource in contact.grant.resources.iter_mut().filter(|resource| stale.contains(&resource.name)) {
             *resource = Resource::gone(&resource.name);
@@ -617,7 +619,8 @@ impl Gateway {
     pub(super) fn unknown(&mut self, cx: &mut Cx<'_>, key: Key) {
         let Some(contact) = self.presence.contacts.get_mut(key) else { return };
         let mut changed = !core::mem::replace(&mut contact.grant.is_known, true);
-        (contact.grant.stale, contact.grant.silent_probes, contact.grant.is_unsure) = (Vec::new(), 0, false);
+        (contact.grant.silent_probes, contact.grant.is_unsure) = (0, false);
+        contact.grant.trouble.change(|trouble| trouble.stale = Vec::new());
         for resource in contact.grant.resources.iter_mut().filter(|resource| resource.is_available) {
             *resource = Resource::gone(&resource.name);
             changed = true;

@@ -210,7 +210,7 @@ impl Gateway {
             notifier.last_state = notifier.last_state.map(|_| cx.now);
             notifier.failures = 0;
             if let Some(contact) = self.presence.contacts.get_mut(contact) {
-                contact.grant.problem = None;
+                contact.grant.trouble.change(|trouble| trouble.problem = None);
             }
             self.purge_gone(contact);
             return self.notify(cx, key);
@@ -246,7 +246,7 @@ impl Gateway {
 
     fn log_notify_failure(&mut self, cx: &mut Cx<'_>, contact: Key, cause: &str) {
         if let Some(contact) = self.presence.contacts.get_mut(contact) {
-            contact.grant.problem = Some(format!("sip: {cause}").into());
+            contact.grant.trouble.change(|trouble| trouble.problem = Some(format!("sip: {cause}").into()));
         }
         let Some((sip, xmpp)) = self.presence.names(contact) else { return };
         cx.refuse(

@@ -55,7 +55,7 @@ impl Gateway {
             self.show_nothing(cx, key);
             return;
         }
-        let expires = self.settings.presence.expires_s.max(contact.watch.expires_min_s);
+        let expires = self.settings.presence.expires_s.max(contact.watch.expires_min_s());
         if self.send_subscribe_outside(cx, key, expires, None).is_none() {
             self.presence.plan(key, Task::Subscribe, cx.now.after(ROOM_RETRY));
         }
@@ -220,7 +220,7 @@ impl Gateway {
             return;
         }
         (subscriber.refresh, subscriber.is_in_doubt) = (None, false);
-        let expires_min = self.presence.contacts.get(subscriber.contact).map_or(0, |c| c.watch.expires_min_s);
+        let expires_min = self.presence.contacts.get(subscriber.contact).map_or(0, |c| c.watch.expires_min_s());
         let expires = self.settings.presence.expires_s.max(expires_min);
         if !self.send_subscribe(cx, key, expires)
             && let Some(subscriber) = self.presence.subscribers.get_mut(key)
@@ -292,7 +292,8 @@ impl Gateway {
             return;
         }
         if let Some(contact) = self.presence.contacts.get_mut(contact) {
-            (contact.watch.is_new, contact.watch.asked_id) = (false, None);
+            contact.watch.is_new = false;
+            contact.watch.trouble.change(|trouble| trouble.asked_id = None);
         }
         match subscriber.phase {
             Phase::Ending => {
@@ -477,10 +478,10 @@ impl Gateway {
         let wanted = wanted.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX));
         let asked = self.settings.presence.expires_s;
         let Some(contact) = self.presence.contacts.get_mut(key) else { return };
-        let before = asked.max(contact.watch.expires_min_s);
+        let before = asked.max(contact.watch.expires_min_s());
         match wanted.filter(|wanted| *wanted > before && *wanted <= EXPIRES_MAX_S) {
             Some(wanted) => {
-                contact.watch.expires_min_s = wanted;
+                contact.watch.trouble.change(|trouble| trouble.expires_min_s = wanted);
                 self.begin_watch(cx, key);
             }
             None => self.try_later(cx, key, None, "423 with a Min-Expires that makes no sense"),
@@ -728,7 +729,8 @@ impl Gateway {
                 self.watch_terminated(cx, contact, reason, state.retry_after_s);
             }
             status @ (Status::Active | Status::Pending) => {
-                (entry.watch.failures, entry.watch.failing_since, entry.watch.problem) = (0, None, None);
+                entry.watch.failures = 0;
+                entry.watch.trouble.change(|trouble| (trouble.failing_since, trouble.problem) = (None, None));
                 let was_begun = subscriber.phase == Phase::Begun;
                 subscriber.phase = Phase::Live;
                 let is_active = status == Status::Active;
@@ -758,7 +760,7 @@ impl Gateway {
                 if is_active && entry.watch.state == Authorization::Pending {
                     entry.watch.state = Authorization::Active;
                     entry.watch.say_subscribed = true;
-                    entry.watch.asked_id = None;
+                    entry.watch.trouble.change(|trouble| trouble.asked_id = None);
                     self.store(cx, contact);
                 }
                 self.presence.weigh(contact);
@@ -787,8 +789,8 @@ impl Gateway {
     /// subscription as it begins.
     fn begin_again(&mut self, cx: &mut Cx<'_>, key: Key) {
         let Some(contact) = self.presence.contacts.get_mut(key) else { return };
-        let is_circle = contact.watch.begun_again.is_some_and(|at| cx.now.since(at) < RETRY_FIRST);
-        contact.watch.begun_again = Some(cx.now);
+        let before = contact.watch.trouble.change(|trouble| trouble.begun_again.replace(cx.now));
+        let is_circle = before.is_some_and(|at| cx.now.since(at) < RETRY_FIRST);
         if is_circle {
             self.try_later(cx, key, None, "every subscription is ended at once");
         } else {

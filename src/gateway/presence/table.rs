@@ -51,7 +51,7 @@ pub(super) struct Contact {
     /// The number of its last record.
     pub(super) record: u64,
     /// Octets of its variable parts, as counted in the table.
-    octets: usize,
+    octets: u32,
 }
 
 /// The XMPP user watches the SIP user: one lasting authorization, and the SIP dialogs
@@ -74,29 +74,76 @@ pub(super) struct Watch {
     /// No SUBSCRIBE was ever accepted: a failure is told, and nothing kept
     /// (REQ-8048-20).
     pub(super) is_new: bool,
-    /// The error to be sent instead of `unsubscribed`, with the `id` of what it answers.
-    pub(super) error: Option<(Condition, Option<Box<str>>)>,
-    /// The `id` of the `subscribe` that began it, while it is new.
-    pub(super) asked_id: Option<Box<str>>,
     /// Attempts in a row that came to nothing.
     pub(super) failures: u8,
-    /// Since when it has been tried in vain.
-    pub(super) failing_since: Option<Instant>,
-    /// What failed last, and on which side; `None`: it works.
-    pub(super) problem: Option<Box<str>>,
-    /// The Expires to ask for when the notifier wanted more than ours (423).
-    pub(super) expires_min_s: u32,
     pub(super) last_in: Option<Instant>,
     pub(super) last_out: Option<Instant>,
     pub(super) last_probe: Option<Instant>,
-    /// When a subscription was last begun again at the notifier's word.
-    pub(super) begun_again: Option<Instant>,
+    /// What there is while something is new or fails.
+    pub(super) trouble: Rare<WatchTrouble>,
     /// The last word of a dialog that ended was that nobody is there.
     pub(super) is_closed: bool,
     /// It waits for its record to be safe.
     pub(super) waits: bool,
     /// Attempts in a row to tell the XMPP user that came to nothing.
     pub(super) tell_failures: u8,
+}
+
+impl Watch {
+    /// The Expires to ask for at least.
+    pub(super) fn expires_min_s(&self) -> u32 {
+        self.trouble.get().map_or(0, |trouble| trouble.expires_min_s)
+    }
+}
+
+/// What there is of a [`Watch`] while it is new or fails.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct WatchTrouble {
+    /// The error to be sent instead of `unsubscribed`, with the `id` of what it answers.
+    pub(super) error: Option<(Condition, Option<Box<str>>)>,
+    /// The `id` of the `subscribe` that began it, while it is new.
+    pub(super) asked_id: Option<Box<str>>,
+    /// Since when it has been tried in vain.
+    pub(super) failing_since: Option<Instant>,
+    /// What failed last, and on which side; `None`: it works.
+    pub(super) problem: Option<Box<str>>,
+    /// The Expires to ask for when the notifier wanted more than ours (423).
+    pub(super) expires_min_s: u32,
+    /// When a subscription was last begun again at the notifier's word.
+    pub(super) begun_again: Option<Instant>,
+}
+
+/// What few have: in a box, so that the others do not carry it. There is no box of
+/// nothing.
+#[derive(Debug, Default)]
+pub(super) struct Rare<T>(Option<Box<T>>);
+
+impl<T: Default + PartialEq> Rare<T> {
+    /// What there is.
+    pub(super) fn get(&self) -> Option<&T> {
+        self.0.as_deref()
+    }
+
+    /// Changes it; what is nothing afterwards takes no room.
+    pub(super) fn change<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
+        match &mut self.0 {
+            Some(kept) => {
+                let result = change(kept);
+                if **kept == T::default() {
+                    self.0 = None;
+                }
+                result
+            }
+            None => {
+                let mut new = T::default();
+                let result = change(&mut new);
+                if new != T::default() {
+                    self.0 = Some(Box::new(new));
+                }
+                result
+            }
+        }
+    }
 }
 
 /// What the XMPP user was told of one client.
@@ -116,8 +163,6 @@ pub(super) struct Grant {
     pub(super) dialogs: Vec<Key>,
     /// The XMPP user's clients, those just gone among them.
     pub(super) resources: Vec<Resource>,
-    /// Those of them that the answers to a probe have not named yet.
-    pub(super) stale: Vec<Box<str>>,
     /// Probes in a row that nothing came back to.
     pub(super) silent_probes: u8,
     /// Watchers may show something that is not known any more: from before a restart.
@@ -129,13 +174,22 @@ pub(super) struct Grant {
     pub(super) is_added: bool,
     /// `subscribe` was sent and is not known to have arrived.
     pub(super) is_asking: bool,
-    /// The display name of the SIP user, until `subscribe` went out.
-    pub(super) nick: Option<Box<str>>,
-    /// What failed last, and on which side; `None`: it works.
-    pub(super) problem: Option<Box<str>>,
+    /// What there is while something is asked, or fails.
+    pub(super) trouble: Rare<GrantTrouble>,
     pub(super) failures: u8,
     pub(super) last_in: Option<Instant>,
     pub(super) last_out: Option<Instant>,
+}
+
+/// What there is of a [`Grant`] while the XMPP side is asked, or something fails.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct GrantTrouble {
+    /// Those clients that the answers to a probe have not named yet.
+    pub(super) stale: Vec<Box<str>>,
+    /// The display name of the SIP user, until the XMPP user has decided.
+    pub(super) nick: Option<Box<str>>,
+    /// What failed last, and on which side; `None`: it works.
+    pub(super) problem: Option<Box<str>>,
 }
 
 /// Something to be done for a contact.
@@ -180,7 +234,7 @@ pub(super) struct Subscriber {
     /// The next refresh asks whether the dialog still stands, whoever is online.
     pub(super) is_in_doubt: bool,
     /// Octets of the dialog as they were counted.
-    pub(super) octets: usize,
+    pub(super) octets: u32,
 }
 
 /// How far a subscriber is.
@@ -221,7 +275,7 @@ pub(super) struct Notifier {
     pub(super) poll: Option<Instant>,
     pub(super) failures: u8,
     /// Octets of the dialog as they were counted.
-    pub(super) octets: usize,
+    pub(super) octets: u32,
 }
 
 /// How a notifier's dialog ends.
@@ -292,7 +346,8 @@ pub(in crate::gateway) struct Table {
     /// By the hash of Call-ID and our tag. Forks of one SUBSCRIBE share theirs.
     by_dialog: BTreeSet<(u64, DialogKey)>,
     pub(super) route_sets: RouteSets,
-    timers: Timers,
+    /// Deadlines of contacts, subscribers and notifiers, by their slots.
+    timers: [Timers; 3],
     /// Octets of everything of variable size.
     octets: usize,
     /// Pairs that SIP refused of late, oldest first (REQ-8048-74).
@@ -314,8 +369,10 @@ type Vec1 = heapless::Vec<DialogKey, FORKS_MAX>;
 /// Dialogs that one SUBSCRIBE of ours may have made.
 pub(super) const FORKS_MAX: usize = 4;
 
-const SUBSCRIBER_TIMERS_FROM: u32 = CONTACTS_MAX as u32;
-const NOTIFIER_TIMERS_FROM: u32 = SUBSCRIBER_TIMERS_FROM + SUBSCRIBERS_MAX as u32;
+/// Whose deadlines they are: places in [`Table::timers`].
+const CONTACT_TIMERS: usize = 0;
+const SUBSCRIBER_TIMERS: usize = 1;
+const NOTIFIER_TIMERS: usize = 2;
 /// Polls of one user in a minute.
 const POLLS_PER_MINUTE_MAX: u16 = 60;
 
@@ -331,7 +388,7 @@ impl Table {
             notifiers: Slab::with_capacity(NOTIFIERS_MAX),
             by_dialog: BTreeSet::new(),
             route_sets: RouteSets::default(),
-            timers: Timers::growing(CONTACTS_MAX + SUBSCRIBERS_MAX + NOTIFIERS_MAX),
+            timers: [CONTACTS_MAX, SUBSCRIBERS_MAX, NOTIFIERS_MAX].map(Timers::growing),
             octets: 0,
             refused: (VecDeque::new(), BTreeSet::new()),
             examined: BTreeMap::new(),
@@ -450,8 +507,8 @@ impl Table {
     /// Forgets a contact that nothing is left of, but its dialogs.
     pub(super) fn forget(&mut self, key: Key) {
         let Some(contact) = self.contacts.remove(key) else { return };
-        self.timers.stop(key.index());
-        self.octets = self.octets.saturating_sub(contact.octets);
+        self.timers[CONTACT_TIMERS].stop(key.index());
+        self.octets = self.octets.saturating_sub(contact.octets as usize);
         self.by_pair.remove(&(contact.xmpp, contact.sip));
         for dialog in contact.watch.dialogs {
             self.remove_subscriber(dialog);
@@ -475,8 +532,8 @@ impl Table {
             .map(Resource::octets)
             .sum();
         let octets = shown + resources + seen;
-        self.octets = (self.octets + octets).saturating_sub(contact.octets);
-        contact.octets = octets;
+        self.octets = (self.octets + octets).saturating_sub(contact.octets as usize);
+        contact.octets = u32::try_from(octets).unwrap_or(u32::MAX);
     }
 
     /// Is there no room for what users say about themselves?
@@ -551,7 +608,7 @@ impl Table {
         }
         let (call_id, tag) = (subscriber.dialog.call_id().to_owned(), subscriber.dialog.local_tag().to_owned());
         let octets = subscriber.dialog.octets();
-        subscriber.octets = octets;
+        subscriber.octets = u32::try_from(octets).unwrap_or(u32::MAX);
         let key = self.subscribers.insert(subscriber).ok()?;
         self.octets += octets;
         if !self.index(&call_id, &tag, DialogKey::Subscriber(key)) {
@@ -566,8 +623,8 @@ impl Table {
 
     pub(super) fn remove_subscriber(&mut self, key: Key) -> Option<Subscriber> {
         let subscriber = self.subscribers.remove(key)?;
-        self.timers.stop(SUBSCRIBER_TIMERS_FROM + key.index());
-        self.octets = self.octets.saturating_sub(subscriber.octets);
+        self.timers[SUBSCRIBER_TIMERS].stop(key.index());
+        self.octets = self.octets.saturating_sub(subscriber.octets as usize);
         self.unindex(&subscriber.dialog, DialogKey::Subscriber(key));
         if let Some(contact) = self.contacts.get_mut(subscriber.contact) {
             contact.watch.dialogs.retain(|other| *other != key);
@@ -583,7 +640,7 @@ impl Table {
         }
         let (call_id, tag) = (notifier.dialog.call_id().to_owned(), notifier.dialog.local_tag().to_owned());
         let octets = notifier.dialog.octets();
-        notifier.octets = octets;
+        notifier.octets = u32::try_from(octets).unwrap_or(u32::MAX);
         let key = self.notifiers.insert(notifier).ok()?;
         self.octets += octets;
         if !self.index(&call_id, &tag, DialogKey::Notifier(key)) {
@@ -598,8 +655,8 @@ impl Table {
 
     pub(super) fn remove_notifier(&mut self, key: Key) -> Option<Notifier> {
         let notifier = self.notifiers.remove(key)?;
-        self.timers.stop(NOTIFIER_TIMERS_FROM + key.index());
-        self.octets = self.octets.saturating_sub(notifier.octets);
+        self.timers[NOTIFIER_TIMERS].stop(key.index());
+        self.octets = self.octets.saturating_sub(notifier.octets as usize);
         self.unindex(&notifier.dialog, DialogKey::Notifier(key));
         if let Some(contact) = self.contacts.get_mut(notifier.contact) {
             contact.grant.dialogs.retain(|other| *other != key);
@@ -651,7 +708,7 @@ impl Table {
 
     fn arm_contact(&mut self, key: Key) {
         let next = self.contacts.get(key).and_then(|contact| contact.plan.iter().map(|(_, at)| *at).min());
-        self.set_timer(key.index(), next);
+        self.set_timer(CONTACT_TIMERS, key, next);
     }
 
     /// Sets the deadline of a subscriber from what it waits for.
@@ -662,7 +719,7 @@ impl Table {
             Phase::Live => s.probing.or(s.refresh).into_iter().chain([s.expires]).min(),
             Phase::Ending => Some(s.expires),
         };
-        self.set_timer(SUBSCRIBER_TIMERS_FROM + key.index(), first);
+        self.set_timer(SUBSCRIBER_TIMERS, key, first);
     }
 
     /// Sets the deadline of a notifier from what it waits for.
@@ -670,26 +727,27 @@ impl Table {
         let Some(n) = self.notifiers.get(key) else { return };
         let ends = n.end.is_none().then_some(n.expires);
         let first = [ends, n.poll.filter(|_| n.end.is_none()), wake].into_iter().flatten().min();
-        self.set_timer(NOTIFIER_TIMERS_FROM + key.index(), first);
+        self.set_timer(NOTIFIER_TIMERS, key, first);
     }
 
-    fn set_timer(&mut self, timer: u32, at: Option<Instant>) {
+    fn set_timer(&mut self, whose: usize, key: Key, at: Option<Instant>) {
         match at {
-            Some(at) => self.timers.set(timer, at),
-            None => self.timers.stop(timer),
+            Some(at) => self.timers[whose].set(key.index(), at),
+            None => self.timers[whose].stop(key.index()),
         }
     }
 
     /// Whose deadline came first, if one has.
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<Due> {
         loop {
-            let timer = self.timers.pop_due(now)?;
-            let due = if timer >= NOTIFIER_TIMERS_FROM {
-                self.notifiers.key_at(timer - NOTIFIER_TIMERS_FROM).map(Due::Notifier)
-            } else if timer >= SUBSCRIBER_TIMERS_FROM {
-                self.subscribers.key_at(timer - SUBSCRIBER_TIMERS_FROM).map(Due::Subscriber)
-            } else {
-                self.contacts.key_at(timer).map(Due::Contact)
+            let first = |whose: &usize| self.timers[*whose].next();
+            let all = [CONTACT_TIMERS, SUBSCRIBER_TIMERS, NOTIFIER_TIMERS];
+            let whose = all.into_iter().filter(|whose| first(whose).is_some()).min_by_key(first)?;
+            let slot = self.timers[whose].pop_due(now)?;
+            let due = match whose {
+                NOTIFIER_TIMERS => self.notifiers.key_at(slot).map(Due::Notifier),
+                SUBSCRIBER_TIMERS => self.subscribers.key_at(slot).map(Due::Subscriber),
+                _ => self.contacts.key_at(slot).map(Due::Contact),
             };
             if due.is_some() {
                 return due;
@@ -704,7 +762,7 @@ impl Table {
 
     /// When something is due next.
     pub(in crate::gateway) fn deadline(&self) -> Option<Instant> {
-        self.timers.next()
+        self.timers.iter().filter_map(Timers::next).min()
     }
 
     /// How many contacts there are.

@@ -210,7 +210,7 @@ impl Gateway {
         }
         let gone: Vec<Box<str>> =
             contact.watch.shown.iter().filter(|shown| shown.is_available).map(|shown| shown.name.clone()).collect();
-        let error = contact.watch.error.clone();
+        let error = contact.watch.trouble.get().and_then(|trouble| trouble.error.clone());
         for name in gone {
             let sent = self.send_resource_checked(cx, key, xmpp.bare(), &Resource::gone(&name));
             self.sent(cx, key, sent)?;
@@ -284,9 +284,8 @@ impl Gateway {
         let was_unconfirmed = core::mem::take(&mut watch.unconfirmed);
         watch.tell_failures = 0;
         contact.grant.is_asking = false;
-        if contact.grant.problem.as_ref().is_some_and(|problem| problem.starts_with("xmpp:")) {
-            contact.grant.problem = None;
-        }
+        let is_of_xmpp = |problem: &mut Box<str>| problem.starts_with("xmpp:");
+        contact.grant.trouble.change(|trouble| trouble.problem.take_if(is_of_xmpp));
         if was_unconfirmed && contact.watch.state == Authorization::Active {
             // From now on it need not be said again after a restart.
             self.store(cx, key);
@@ -299,12 +298,11 @@ impl Gateway {
         }
         let Some(contact) = self.presence.contacts.get_mut(key) else { return };
         let watch = &mut contact.watch;
-        if watch.problem.as_ref().is_some_and(|problem| problem.starts_with("xmpp:")) {
-            watch.problem = None;
-        }
+        watch.trouble.change(|trouble| trouble.problem.take_if(is_of_xmpp));
         if watch.state == Authorization::Ended && watch.is_end_said {
             // He knows that it is over.
-            (watch.state, watch.error, watch.is_end_said) = (Authorization::None, None, false);
+            (watch.state, watch.is_end_said) = (Authorization::None, false);
+            watch.trouble.change(|trouble| trouble.error = None);
             self.store(cx, key);
             self.forget_if_empty(key);
         }
@@ -337,8 +335,8 @@ impl Gateway {
         watch.shown.iter_mut().for_each(|shown| shown.digest = 0);
         watch.is_end_said = false;
         let problem = format!("xmpp: {why:?}");
-        contact.grant.problem = Some(problem.as_str().into());
-        watch.problem = Some(problem.into());
+        contact.grant.trouble.change(|trouble| trouble.problem = Some(problem.as_str().into()));
+        watch.trouble.change(|trouble| trouble.problem = Some(problem.into()));
         if core::mem::take(&mut watch.unconfirmed) && watch.state == Authorization::Active {
             watch.say_subscribed = true;
         }

@@ -71,9 +71,12 @@ impl Gateway {
             Authorization::None | Authorization::Ended => {
                 let watch = &mut contact.watch;
                 watch.state = Authorization::Pending;
-                (watch.is_new, watch.error, watch.failures, watch.failing_since) = (true, None, 0, None);
+                (watch.is_new, watch.failures) = (true, 0);
                 watch.is_end_said = false;
-                watch.asked_id = stanza.id.map(Into::into);
+                watch.trouble.change(|trouble| {
+                    (trouble.error, trouble.failing_since) = (None, None);
+                    trouble.asked_id = stanza.id.map(Into::into);
+                });
                 let record = self.store(cx, key);
                 self.begin_watch(cx, key);
                 Ok(record)
@@ -224,7 +227,8 @@ impl Gateway {
         let dialogs = contact.watch.dialogs.clone();
         let has_authorization = matches!(contact.watch.state, Authorization::Pending | Authorization::Active);
         contact.watch.state = Authorization::Ended;
-        (contact.watch.say_subscribed, contact.watch.error) = (false, None);
+        contact.watch.say_subscribed = false;
+        contact.watch.trouble.change(|trouble| trouble.error = None);
         self.presence.cancel(key, Task::Subscribe);
         let record = if has_authorization { self.store(cx, key) } else { None };
         for dialog in dialogs {
@@ -286,7 +290,8 @@ impl Gateway {
         let Some(contact) = self.presence.contacts.get_mut(key) else { return };
         if matches!(contact.watch.state, Authorization::Pending | Authorization::Active) {
             contact.watch.state = Authorization::Ended;
-            (contact.watch.say_subscribed, contact.watch.error) = (false, None);
+            contact.watch.say_subscribed = false;
+        contact.watch.trouble.change(|trouble| trouble.error = None);
             let dialogs = contact.watch.dialogs.clone();
             self.presence.cancel(key, Task::Subscribe);
             self.store(cx, key);
@@ -310,8 +315,10 @@ impl Gateway {
             |seconds| Duration::from_secs(u64::from(seconds.clamp(1, 86_400))),
         );
         watch.failures = watch.failures.saturating_add(1);
-        watch.problem = Some(format!("sip: {cause}").into());
-        let since = *watch.failing_since.get_or_insert(cx.now);
+        let since = watch.trouble.change(|trouble| {
+            trouble.problem = Some(format!("sip: {cause}").into());
+            *trouble.failing_since.get_or_insert(cx.now)
+        });
         let is_hopeless = watch.is_new && cx.now.since(since) >= NEW_TRIED_MAX;
         if let Some((sip, xmpp)) = self.presence.names(key) {
             cx.refuse(
@@ -338,9 +345,8 @@ impl Gateway {
     /// kept (REQ-8048-20).
     pub(super) fn fail_new(&mut self, cx: &mut Cx<'_>, key: Key, condition: Condition) {
         let Some(contact) = self.presence.contacts.get_mut(key) else { return };
-        let id = contact.watch.asked_id.take();
         contact.watch.state = Authorization::Ended;
-        contact.watch.error = Some((condition, id));
+        contact.watch.trouble.change(|trouble| trouble.error = Some((condition, trouble.asked_id.take())));
         self.presence.cancel(key, Task::Subscribe);
         self.store(cx, key);
         self.tell(cx, key);
