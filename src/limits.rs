@@ -128,6 +128,12 @@ pub const NOTIFIERS_PER_CONTACT_MAX: usize = 8;
 pub const RESOURCES_MAX: usize = 16;
 /// Octets of the addresses and routes of one presence dialog; Lync's have about 2000.
 pub const DIALOG_OCTETS_MAX: usize = 4096;
+/// Octets of route sets that are kept whole before anybody looks how many dialogs share
+/// them.
+pub const ROUTE_SETS_OCTETS_MIN: usize = 64 * 1024;
+/// Octets of shared route sets for each dialog that has one; with more, what differs is
+/// kept with the dialog, and counted there.
+pub const ROUTE_SET_OCTETS_PER_DIALOG: usize = 48;
 /// Octets of all texts that contacts and their dialogs hold: 503 for each contact.
 pub const PRESENCE_OCTETS_MAX: usize = 24 * 1024 * 1024;
 /// Memory of the fixed parts of a contact with one dialog, and of what leads to them.
@@ -286,6 +292,8 @@ pub const MEMORY_MAX: usize = SIP_TRANSACTION_OCTETS_MAX
     + DNS_CACHE_OCTETS_MAX
     + PRESENCE_OCTETS_MAX
     + CONTACTS_MAX * CONTACT_OCTETS
+    + ROUTE_SETS_OCTETS_MIN
+    + (SUBSCRIBERS_MAX + NOTIFIERS_MAX) * ROUTE_SET_OCTETS_PER_DIALOG
     + SESSIONS_MAX * SESSION_OCTETS
     + SESSION_FIRSTS_OCTETS_MAX
     + DISCOVERED_MAX * DISCOVERED_ADDRESSEES_MAX * 8

@@ -7,6 +7,8 @@
 use super::emit::Request;
 use super::message::{Message, Method};
 use super::uri::Uri;
+use crate::limits::{ROUTE_SET_OCTETS_PER_DIALOG, ROUTE_SETS_OCTETS_MIN};
+use std::borrow::Cow;
 use std::rc::Rc;
 
 /// Route sets in use, each kept once: all dialogs through one proxy share its own.
@@ -15,32 +17,104 @@ pub struct RouteSets {
     sets: std::collections::BTreeSet<Rc<str>>,
     /// With so many, those that no dialog uses any more are dropped.
     sweep_at: usize,
+    /// Octets of all that are kept.
+    octets: usize,
+    /// How often one was asked for since the last sweep, and is in use from before it.
+    uses: usize,
+}
+
+/// The route set of one dialog: what it shares with others, and what is its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteSet {
+    /// With a line feed wherever a line of `own` belongs.
+    shared: Rc<str>,
+    /// Lines; empty: nothing.
+    own: Box<str>,
+}
+
+impl From<Rc<str>> for RouteSet {
+    fn from(shared: Rc<str>) -> Self {
+        Self { shared, own: Box::default() }
+    }
+}
+
+impl RouteSet {
+    /// The whole of it.
+    pub fn text(&self) -> Cow<'_, str> {
+        joined(&self.shared, &self.own)
+    }
+}
+
+/// What is shared, with a line of what is not in the place of each line feed.
+fn joined<'a>(shared: &'a str, own: &'a str) -> Cow<'a, str> {
+    if !shared.contains('\n') {
+        return shared.into();
+    }
+    let mut text = String::with_capacity(shared.len() + own.len());
+    let mut lines = own.split('\n');
+    for piece in shared.split_inclusive('\n') {
+        text.push_str(piece.trim_end_matches('\n'));
+        if piece.ends_with('\n') {
+            text.push_str(lines.next().unwrap_or_default());
+        }
+    }
+    text.into()
 }
 
 impl RouteSets {
     /// The route set of these values, in this order.
     pub fn of<'a>(&mut self, values: impl Iterator<Item = &'a str>) -> Rc<str> {
-        let mut joined = String::new();
-        for value in values {
-            if !joined.is_empty() {
-                joined.push_str(", ");
-            }
-            joined.push_str(value);
+        self.intern(&join(values))
+    }
+
+    /// The route set of these values for one of very many dialogs; see
+    /// [`Self::intern_thriftily`].
+    pub fn of_thriftily<'a>(&mut self, values: impl Iterator<Item = &'a str>) -> RouteSet {
+        self.intern_thriftily(&join(values))
+    }
+
+    /// A route set that is already one text, for one of very many dialogs. While there are
+    /// many dialogs to a route set, each is kept once. An Edge whose signature
+    /// differs from dialog to dialog would have a thousand octets kept for each: then only
+    /// what stands before the signatures is shared.
+    pub fn intern_thriftily(&mut self, text: &str) -> RouteSet {
+        let has_room = self.octets + text.len() <= ROUTE_SETS_OCTETS_MIN + self.uses * ROUTE_SET_OCTETS_PER_DIALOG;
+        if has_room || self.sets.contains(text) {
+            return self.intern(text).into();
         }
-        self.intern(&joined)
+        let (mut shared, mut own) = (String::new(), String::new());
+        let mut rest = text;
+        while let Some(at) = rest.find(SIGNATURE) {
+            let (before, behind) = rest.split_at(at + SIGNATURE.len());
+            let (signature, next) = behind.split_at(behind.find(", <").unwrap_or(behind.len()));
+            shared.push_str(before);
+            shared.push('\n');
+            own.push_str(if own.is_empty() { "" } else { "\n" });
+            own.push_str(signature);
+            rest = next;
+        }
+        if shared.is_empty() {
+            return RouteSet { shared: self.intern("\n"), own: text.into() };
+        }
+        shared.push_str(rest);
+        RouteSet { shared: self.intern(&shared), own: own.into() }
     }
 
     /// The one copy of a route set that is already one text.
     pub fn intern(&mut self, joined: &str) -> Rc<str> {
+        self.uses = self.uses.saturating_add(1);
         if let Some(known) = self.sets.get(joined) {
             return Rc::clone(known);
         }
         if self.sets.len() >= self.sweep_at {
             self.sets.retain(|set| Rc::strong_count(set) > 1);
             self.sweep_at = (2 * self.sets.len()).max(SWEEP_MIN);
+            self.octets = self.sets.iter().map(|set| set.len()).sum();
+            self.uses = self.sets.iter().map(|set| Rc::strong_count(set) - 1).sum();
         }
         let set: Rc<str> = joined.into();
         self.sets.insert(Rc::clone(&set));
+        self.octets += set.len();
         set
     }
 }
@@ -48,12 +122,30 @@ impl RouteSets {
 /// Route sets kept before any of them is looked at again.
 const SWEEP_MIN: usize = 64;
 
+/// What stands before that part of a Record-Route of Lync's which may differ from dialog
+/// to dialog.
+const SIGNATURE: &str = ";ms-route-sig=";
+
+/// The values of a header field as one.
+fn join<'a>(values: impl Iterator<Item = &'a str>) -> String {
+    let mut joined = String::new();
+    for value in values {
+        if !joined.is_empty() {
+            joined.push_str(", ");
+        }
+        joined.push_str(value);
+    }
+    joined
+}
+
 /// One dialog.
 #[derive(Clone, Debug)]
 pub struct Dialog {
-    /// The texts of [`Text`], each ending in a line feed, which none of them can hold.
+    /// The texts of [`Text`], each ending in a line feed, which none of them can hold, then
+    /// what is its own of the route set.
     texts: Box<str>,
-    /// The values of Route, joined by commas; empty: there is none.
+    /// What it shares of the values of Route, joined by commas; see [`RouteSet`]. Empty:
+    /// there is none.
     route_set: Rc<str>,
     /// The CSeq number of our last request.
     local_cseq: u32,
@@ -105,8 +197,9 @@ impl<'a> Parts<'a> {
 impl Dialog {
     /// A dialog of these parts. Texts come from parsed messages or from us, so none has
     /// a line end; one that has loses what follows it.
-    pub fn new(parts: &Parts<'_>, route_set: Rc<str>, local_cseq: u32, remote_cseq: Option<u32>) -> Self {
-        Self { texts: pack(parts), route_set, local_cseq, remote_cseq }
+    pub fn new(parts: &Parts<'_>, route_set: impl Into<RouteSet>, local_cseq: u32, remote_cseq: Option<u32>) -> Self {
+        let RouteSet { shared, own } = route_set.into();
+        Self { texts: pack(parts, &own), route_set: shared, local_cseq, remote_cseq }
     }
 
     /// What it consists of.
@@ -141,8 +234,13 @@ impl Dialog {
     }
 
     /// The route set as one text.
-    pub fn route_set(&self) -> &str {
-        &self.route_set
+    pub fn route_set(&self) -> Cow<'_, str> {
+        joined(&self.route_set, self.own_routes())
+    }
+
+    /// What is its own of the route set.
+    fn own_routes(&self) -> &str {
+        self.texts.splitn(TEXTS + 1, '\n').nth(TEXTS).unwrap_or_default()
     }
 
     /// The CSeq number of our last request.
@@ -162,17 +260,18 @@ impl Dialog {
 
     /// The other end is known now: its tag, where it wants requests, and the way there
     /// (RFC 6665 section 4.4.1: what NOTIFY says holds).
-    pub fn confirm(&mut self, remote_tag: &str, target: Option<&str>, route_set: Rc<str>) {
+    pub fn confirm(&mut self, remote_tag: &str, target: Option<&str>, route_set: impl Into<RouteSet>) {
         let parts = self.parts();
-        self.texts = pack(&Parts { remote_tag, target: target.unwrap_or(parts.target), ..parts });
-        self.route_set = route_set;
+        let RouteSet { shared, own } = route_set.into();
+        self.texts = pack(&Parts { remote_tag, target: target.unwrap_or(parts.target), ..parts }, &own);
+        self.route_set = shared;
     }
 
     /// Takes over a new target (RFC 3261 section 12.2: target refresh).
     pub fn refresh_target(&mut self, target: &str) {
         let parts = self.parts();
         if parts.target != target {
-            self.texts = pack(&Parts { target, ..parts });
+            self.texts = pack(&Parts { target, ..parts }, self.own_routes());
         }
     }
 
@@ -220,10 +319,11 @@ impl Dialog {
         send: impl FnOnce(&Request<'_>) -> T,
     ) -> T {
         let parts = self.parts();
+        let route_set = self.route_set();
         let mut all: heapless::Vec<(&str, &str), 12> = heapless::Vec::new();
-        if !self.route_set.is_empty() {
+        if !route_set.is_empty() {
             // Twelve places; nobody gives more than ten.
-            let _ = all.push(("Route", &self.route_set));
+            let _ = all.push(("Route", &route_set));
         }
         let is_fit = all.extend_from_slice(headers).is_ok();
         debug_assert!(is_fit, "more headers than a dialog's request has room for");
@@ -244,13 +344,15 @@ impl Dialog {
     }
 }
 
-fn pack(parts: &Parts<'_>) -> Box<str> {
+fn pack(parts: &Parts<'_>, own_routes: &str) -> Box<str> {
     let all = parts.all();
-    let mut texts = String::with_capacity(all.iter().map(|text| text.len() + 1).sum());
+    let octets: usize = all.iter().map(|text| text.len() + 1).sum();
+    let mut texts = String::with_capacity(octets + own_routes.len());
     for text in all {
         texts.push_str(text.split(['\n', '\r']).next().unwrap_or_default());
         texts.push('\n');
     }
+    texts.push_str(own_routes);
     texts.into_boxed_str()
 }
 
@@ -305,5 +407,58 @@ mod tests {
             sets.intern(&format!("<sip:c{number};lr>"));
         }
         assert!(sets.sets.len() <= 2 * SWEEP_MIN);
+    }
+
+    /// Two hops of an Edge; the signatures are those of dialog `number`.
+    fn edge(number: usize) -> [String; 2] {
+        ["<sip:kante.example", "<sip:kern.example"].map(|start| {
+            let key = "kM-_".repeat(110);
+            format!(
+                "{start}:5061;transport=tls;lr;ms-key-info=AAEA{key};ms-route-sig={number:042}AA>;tag={number:032X}"
+            )
+        })
+    }
+
+    fn thrifty(sets: &mut RouteSets, values: &[String]) -> Dialog {
+        let route_set = sets.of_thriftily(values.iter().map(String::as_str));
+        assert_eq!(route_set.text(), values.join(", "));
+        Dialog::new(&parts(), route_set, 0, None)
+    }
+
+    #[test]
+    fn a_signature_of_its_own_costs_a_dialog_its_length_and_comes_back_octet_by_octet() {
+        let mut sets = RouteSets::default();
+        let mut dialogs: Vec<Dialog> = (0..5000).map(|number| thrifty(&mut sets, &edge(number))).collect();
+        let own: usize = dialogs.iter().map(Dialog::octets).sum();
+        assert!(sets.octets + own < 5000 * 450, "{} {own}", sets.octets);
+        for (number, dialog) in dialogs.iter_mut().enumerate() {
+            dialog.refresh_target("sip:marta@192.0.2.9");
+            assert_eq!(dialog.route_set(), edge(number).join(", "));
+            assert_eq!((dialog.call_id(), dialog.parts().target), ("c@x", "sip:marta@192.0.2.9"));
+            dialog.request(Method::Notify, &[], None, b"", |request| {
+                assert_eq!(request.headers, [("Route", &*edge(number).join(", "))]);
+            });
+        }
+        let first = dialogs.swap_remove(0);
+        assert_eq!(sets.intern_thriftily(&first.route_set()).text(), first.route_set());
+    }
+
+    #[test]
+    fn what_many_dialogs_have_in_common_is_kept_once_and_nothing_is_kept_beside_it() {
+        let mut sets = RouteSets::default();
+        let dialogs: Vec<Dialog> = (0..10_000).map(|number| thrifty(&mut sets, &edge(number / 100))).collect();
+        assert!(dialogs.iter().all(|dialog| dialog.own_routes().is_empty()));
+        assert_eq!(sets.sets.len(), 100);
+    }
+
+    #[test]
+    fn routes_that_have_nothing_in_common_are_their_dialogs_own() {
+        let mut sets = RouteSets::default();
+        let routes = |number: usize| [format!("<sip:{number}.{}.example;lr>", "x".repeat(2000)), "<sip:b;lr>".into()];
+        let dialogs: Vec<Dialog> = (0..2000).map(|number| thrifty(&mut sets, &routes(number))).collect();
+        assert!(sets.octets <= ROUTE_SETS_OCTETS_MIN + 2000 * ROUTE_SET_OCTETS_PER_DIALOG + 2048);
+        for (number, dialog) in dialogs.iter().enumerate() {
+            assert_eq!(dialog.route_set(), routes(number).join(", "));
+        }
     }
 }

@@ -96,8 +96,8 @@ impl Gateway {
             remote_uri: &remote_uri,
             target: &target,
         };
-        let route_set = self.presence.route_sets.of(message.headers("Record-Route"));
-        let record_route = route_set.to_string();
+        let route_set = self.presence.route_sets.of_thriftily(message.headers("Record-Route"));
+        let record_route = route_set.text().into_owned();
         let texts = [parts.call_id, &local_tag, &remote_tag, &local_uri, &remote_uri, &target, &record_route];
         if texts.iter().map(|text| text.len()).sum::<usize>() > DIALOG_OCTETS_MAX {
             self.forget_if_empty(key);

@@ -15,6 +15,7 @@ use crate::sip::dialog::{Dialog, Parts};
 use crate::xmpp::jid::Jid;
 use core::time::Duration;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// The first octet of each record.
 const VERSION: u8 = 2;
@@ -50,7 +51,8 @@ struct DialogRecord<'a> {
     local_uri: &'a str,
     remote_uri: &'a str,
     target: &'a str,
-    route_set: &'a str,
+    #[serde(borrow)]
+    route_set: Cow<'a, str>,
     event_id: Option<&'a str>,
     local_cseq: u32,
     remote_cseq: Option<u32>,
@@ -197,7 +199,7 @@ impl Gateway {
             if !parts.is_sound() || dialog.route_set.contains(['\r', '\n']) {
                 continue;
             }
-            let route_set = self.presence.route_sets.intern(dialog.route_set);
+            let route_set = self.presence.route_sets.intern_thriftily(&dialog.route_set);
             let cseq = dialog.local_cseq.saturating_add(CSEQ_BEYOND) & (u32::MAX >> 1);
             let left = dialog.expires.saturating_sub(cx.wall.seconds());
             let notifier = Notifier {

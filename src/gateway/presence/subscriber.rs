@@ -280,7 +280,7 @@ impl Gateway {
             } else {
                 64
             });
-            let route_set = self.presence.route_sets.of(route.into_iter());
+            let route_set = self.presence.route_sets.of_thriftily(route.into_iter());
             subscriber.dialog.confirm(tag, target_of(message), route_set);
         }
         if subscriber.poll.is_some() {
@@ -607,7 +607,7 @@ impl Gateway {
         let is_first = subscriber.phase == Phase::Begun || subscriber.dialog.remote_tag().is_empty();
         let octets: usize = message.headers("Record-Route").map(str::len).sum();
         let route_set = (is_first && octets <= DIALOG_OCTETS_MAX)
-            .then(|| self.presence.route_sets.of(message.headers("Record-Route")));
+            .then(|| self.presence.route_sets.of_thriftily(message.headers("Record-Route")));
         let Some(subscriber) = self.presence.subscribers.get_mut(key) else { return };
         match (route_set, target) {
             (Some(route_set), target) => {

@@ -291,7 +291,7 @@ impl Gateway {
         if matches!(contact.watch.state, Authorization::Pending | Authorization::Active) {
             contact.watch.state = Authorization::Ended;
             contact.watch.say_subscribed = false;
-        contact.watch.trouble.change(|trouble| trouble.error = None);
+            contact.watch.trouble.change(|trouble| trouble.error = None);
             let dialogs = contact.watch.dialogs.clone();
             self.presence.cancel(key, Task::Subscribe);
             self.store(cx, key);
