@@ -149,9 +149,12 @@ pub struct Dialog {
     route_set: Rc<str>,
     /// The CSeq number of our last request.
     local_cseq: u32,
-    /// The CSeq number of the other end's last request; `None`: there was none.
-    remote_cseq: Option<u32>,
+    /// The CSeq number of the other end's last request; [`NO_CSEQ`]: there was none.
+    remote_cseq: u32,
 }
+
+/// More than any CSeq number (RFC 3261 section 8.1.1.5).
+const NO_CSEQ: u32 = u32::MAX;
 
 /// What a dialog keeps in words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,6 +202,7 @@ impl Dialog {
     /// a line end; one that has loses what follows it.
     pub fn new(parts: &Parts<'_>, route_set: impl Into<RouteSet>, local_cseq: u32, remote_cseq: Option<u32>) -> Self {
         let RouteSet { shared, own } = route_set.into();
+        let remote_cseq = remote_cseq.unwrap_or(NO_CSEQ);
         Self { texts: pack(parts, &own), route_set: shared, local_cseq, remote_cseq }
     }
 
@@ -249,8 +253,8 @@ impl Dialog {
     }
 
     /// The CSeq number of the other end's last request.
-    pub const fn remote_cseq(&self) -> Option<u32> {
-        self.remote_cseq
+    pub fn remote_cseq(&self) -> Option<u32> {
+        Some(self.remote_cseq).filter(|cseq| *cseq != NO_CSEQ)
     }
 
     /// Octets it holds besides itself; a shared route set is not counted.
@@ -278,9 +282,9 @@ impl Dialog {
     /// Is a request of the other end the next one, or one after it? Then its number is
     /// noted. One that comes too late is answered 500 (section 12.2.2).
     pub fn admits(&mut self, cseq: u32) -> bool {
-        let is_next = self.remote_cseq.is_none_or(|last| cseq > last);
+        let is_next = self.remote_cseq == NO_CSEQ || cseq > self.remote_cseq;
         if is_next {
-            self.remote_cseq = Some(cseq);
+            self.remote_cseq = cseq;
         }
         is_next
     }

@@ -451,7 +451,7 @@ impl Gateway {
             self.presence.cancel(key, task);
         }
         // What ends is not kept, though its last NOTIFY may take a while to arrive.
-        for dialog in &dialogs {
+        for dialog in dialogs.iter() {
             if let Some(notifier) = self.presence.notifiers.get_mut(*dialog).filter(|n| n.end.is_none()) {
                 notifier.end = Some(End { reason, retry_after_s, says_closed: false, is_sent: false });
             }

@@ -323,7 +323,8 @@ impl Gateway {
     /// offer to Lync. One that says nothing we can read is as none: a NOTIFY of its own is
     /// waited for.
     fn take_piggyback(&mut self, cx: &mut Cx<'_>, key: Key, message: &sip::message::Message<'_>) {
-        let Some(number) = message.header(subscription::PIGGYBACK_CSEQ).and_then(sip::header::decimal) else { return };
+        let number = message.header(subscription::PIGGYBACK_CSEQ).and_then(sip::header::decimal);
+        let Some(number) = number.filter(|number| *number < 1 << 31) else { return };
         let Some(subscriber) = self.presence.subscribers.get(key) else { return };
         let Some((sip, _)) = self.presence.names(subscriber.contact) else { return };
         if self.presence_dialect(sip.domain()) != Dialect::Lync {

@@ -60,7 +60,7 @@ pub(super) struct Contact {
 pub(super) struct Watch {
     pub(super) state: Authorization,
     /// Subscribers: one, or one for each fork.
-    pub(super) dialogs: Vec<Key>,
+    pub(super) dialogs: Keys,
     /// What the XMPP user was told of each client of the contact.
     pub(super) shown: Vec<Shown>,
     /// `subscribed` is to be sent.
@@ -113,6 +113,71 @@ pub(super) struct WatchTrouble {
     pub(super) begun_again: Option<Instant>,
 }
 
+/// Some keys; the first of them, nearly always the only one, takes no room of its own.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    /// [`NOBODY`]: there is none.
+    first: Key,
+    more: Option<Box<Vec<Key>>>,
+}
+
+/// The key of nothing: no table is so large.
+const NOBODY: Key = Key::from_bits(u64::MAX);
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self { first: NOBODY, more: None }
+    }
+}
+
+impl Keys {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Key> {
+        let first = (self.first != NOBODY).then_some(&self.first);
+        first.into_iter().chain(self.more.iter().flat_map(|more| more.iter()))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        usize::from(self.first != NOBODY) + self.more.as_ref().map_or(0, |more| more.len())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.first == NOBODY
+    }
+
+    fn push(&mut self, key: Key) {
+        if self.is_empty() {
+            self.first = key;
+        } else {
+            self.more.get_or_insert_default().push(key);
+        }
+    }
+
+    fn remove(&mut self, key: Key) {
+        if let Some(more) = &mut self.more {
+            more.retain(|other| *other != key);
+            if self.first == key && !more.is_empty() {
+                self.first = more.remove(0);
+            }
+            if more.is_empty() {
+                self.more = None;
+            }
+        }
+        if self.first == key {
+            self.first = NOBODY;
+        }
+    }
+}
+
+impl IntoIterator for Keys {
+    type Item = Key;
+    type IntoIter = core::iter::Chain<core::option::IntoIter<Key>, std::vec::IntoIter<Key>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        let first = Some(self.first).filter(|first| *first != NOBODY);
+        first.into_iter().chain(self.more.map(|more| *more).unwrap_or_default())
+    }
+}
+
 /// What few have: in a box, so that the others do not carry it. There is no box of
 /// nothing.
 #[derive(Debug, Default)]
@@ -160,7 +225,7 @@ pub(super) struct Shown {
 pub(super) struct Grant {
     pub(super) state: Authorization,
     /// Notifiers: one for each phone.
-    pub(super) dialogs: Vec<Key>,
+    pub(super) dialogs: Keys,
     /// The XMPP user's clients, those just gone among them.
     pub(super) resources: Vec<Resource>,
     /// Probes in a row that nothing came back to.
@@ -339,12 +404,13 @@ pub(in crate::gateway) struct Table {
     users: Slab<User>,
     by_jid: BTreeMap<u64, Key>,
     pub(super) contacts: Slab<Contact>,
-    /// By the XMPP user, then the SIP user.
-    by_pair: BTreeMap<(Key, Key), Key>,
+    /// By the XMPP user, then the SIP user; slots, since none of them outlives its contact.
+    by_pair: BTreeMap<(u32, u32), u32>,
     pub(super) subscribers: Slab<Subscriber>,
     pub(super) notifiers: Slab<Notifier>,
-    /// By the hash of Call-ID and our tag. Forks of one SUBSCRIBE share theirs.
-    by_dialog: BTreeSet<(u64, DialogKey)>,
+    /// By the hash of Call-ID and our tag: whose it is ([`OF_NOTIFIER`]) and its slot. Forks
+    /// of one SUBSCRIBE share their hash, two that have nothing to do with each other may.
+    by_dialog: BTreeSet<(u32, u32)>,
     pub(super) route_sets: RouteSets,
     /// Deadlines of contacts, subscribers and notifiers, by their slots.
     timers: [Timers; 3],
@@ -368,6 +434,16 @@ type Vec1 = heapless::Vec<DialogKey, FORKS_MAX>;
 
 /// Dialogs that one SUBSCRIBE of ours may have made.
 pub(super) const FORKS_MAX: usize = 4;
+
+/// The mark of a notifier's slot in [`Table::by_dialog`].
+const OF_NOTIFIER: u32 = 1 << 31;
+
+const fn slot_of(key: DialogKey) -> u32 {
+    match key {
+        DialogKey::Subscriber(key) => key.index(),
+        DialogKey::Notifier(key) => key.index() | OF_NOTIFIER,
+    }
+}
 
 /// Whose deadlines they are: places in [`Table::timers`].
 const CONTACT_TIMERS: usize = 0;
@@ -444,7 +520,8 @@ impl Table {
 
     /// The contact of two bare JIDs.
     pub(super) fn find(&self, sip: &str, xmpp: &str) -> Option<Key> {
-        self.by_pair.get(&(self.user(xmpp)?, self.user(sip)?)).copied()
+        let contact = self.by_pair.get(&(self.user(xmpp)?.index(), self.user(sip)?.index()))?;
+        self.contacts.key_at(*contact)
     }
 
     /// The contact of two users, made if there is none.
@@ -479,7 +556,7 @@ impl Table {
         let made = if has_room { self.contacts.insert(contact).map_err(|_| NoRoom::Table) } else { Err(NoRoom::User) };
         match made {
             Ok(key) => {
-                self.by_pair.insert((xmpp_key, sip_key), key);
+                self.by_pair.insert((xmpp_key.index(), sip_key.index()), key.index());
                 Ok(key)
             }
             Err(no_room) => {
@@ -499,9 +576,8 @@ impl Table {
     /// All contacts of an XMPP user, a bare JID.
     pub(super) fn of_xmpp(&self, jid: &str) -> Vec<Key> {
         let Some(user) = self.user(jid) else { return Vec::new() };
-        let first = Key::from_bits(0);
-        let all = self.by_pair.range((user, first)..).take_while(|((xmpp, _), _)| *xmpp == user);
-        all.map(|(_, key)| *key).collect()
+        let all = self.by_pair.range((user.index(), 0)..=(user.index(), u32::MAX));
+        all.filter_map(|(_, contact)| self.contacts.key_at(*contact)).collect()
     }
 
     /// Forgets a contact that nothing is left of, but its dialogs.
@@ -509,7 +585,7 @@ impl Table {
         let Some(contact) = self.contacts.remove(key) else { return };
         self.timers[CONTACT_TIMERS].stop(key.index());
         self.octets = self.octets.saturating_sub(contact.octets as usize);
-        self.by_pair.remove(&(contact.xmpp, contact.sip));
+        self.by_pair.remove(&(contact.xmpp.index(), contact.sip.index()));
         for dialog in contact.watch.dialogs {
             self.remove_subscriber(dialog);
         }
@@ -574,7 +650,7 @@ impl Table {
 
     /// The dialogs of this Call-ID and tag of ours.
     pub(super) fn dialogs(&self, call_id: &str, local_tag: &str) -> Vec1 {
-        let hash = self.hash(call_id, local_tag);
+        let hash = self.hash(call_id, local_tag) as u32;
         let is_it = |key: &&DialogKey| {
             let dialog = match **key {
                 DialogKey::Subscriber(key) => self.subscribers.get(key).map(|s| &s.dialog),
@@ -586,18 +662,24 @@ impl Table {
     }
 
     fn index(&mut self, call_id: &str, local_tag: &str, key: DialogKey) -> bool {
-        let hash = self.hash(call_id, local_tag);
-        self.of_hash(hash).count() < FORKS_MAX && self.by_dialog.insert((hash, key))
+        let hash = self.hash(call_id, local_tag) as u32;
+        // As many forks again of another one that has the same hash by chance.
+        self.of_hash(hash).count() < 2 * FORKS_MAX && self.by_dialog.insert((hash, slot_of(key)))
     }
 
     fn unindex(&mut self, dialog: &Dialog, key: DialogKey) {
-        let hash = self.hash(dialog.call_id(), dialog.local_tag());
-        self.by_dialog.remove(&(hash, key));
+        let hash = self.hash(dialog.call_id(), dialog.local_tag()) as u32;
+        self.by_dialog.remove(&(hash, slot_of(key)));
     }
 
-    fn of_hash(&self, hash: u64) -> impl Iterator<Item = DialogKey> {
-        let first = (hash, DialogKey::Subscriber(Key::from_bits(0)));
-        self.by_dialog.range(first..).take_while(move |(other, _)| *other == hash).map(|(_, key)| *key)
+    fn of_hash(&self, hash: u32) -> impl Iterator<Item = DialogKey> {
+        self.by_dialog.range((hash, 0)..=(hash, u32::MAX)).filter_map(|(_, slot)| {
+            if slot & OF_NOTIFIER == 0 {
+                self.subscribers.key_at(*slot).map(DialogKey::Subscriber)
+            } else {
+                self.notifiers.key_at(slot & !OF_NOTIFIER).map(DialogKey::Notifier)
+            }
+        })
     }
 
     /// Enters a subscriber; `None`: no room.
@@ -615,9 +697,7 @@ impl Table {
             self.remove_subscriber(key);
             return None;
         }
-        let dialogs = &mut self.contacts.get_mut(contact)?.watch.dialogs;
-        dialogs.reserve_exact(1);
-        dialogs.push(key);
+        self.contacts.get_mut(contact)?.watch.dialogs.push(key);
         Some(key)
     }
 
@@ -627,7 +707,7 @@ impl Table {
         self.octets = self.octets.saturating_sub(subscriber.octets as usize);
         self.unindex(&subscriber.dialog, DialogKey::Subscriber(key));
         if let Some(contact) = self.contacts.get_mut(subscriber.contact) {
-            contact.watch.dialogs.retain(|other| *other != key);
+            contact.watch.dialogs.remove(key);
         }
         Some(subscriber)
     }
@@ -647,9 +727,7 @@ impl Table {
             self.remove_notifier(key);
             return None;
         }
-        let dialogs = &mut self.contacts.get_mut(contact)?.grant.dialogs;
-        dialogs.reserve_exact(1);
-        dialogs.push(key);
+        self.contacts.get_mut(contact)?.grant.dialogs.push(key);
         Some(key)
     }
 
@@ -659,7 +737,7 @@ impl Table {
         self.octets = self.octets.saturating_sub(notifier.octets as usize);
         self.unindex(&notifier.dialog, DialogKey::Notifier(key));
         if let Some(contact) = self.contacts.get_mut(notifier.contact) {
-            contact.grant.dialogs.retain(|other| *other != key);
+            contact.grant.dialogs.remove(key);
         }
         Some(notifier)
     }
