@@ -241,6 +241,9 @@ pub const CONSOLE_SESSIONS_MAX: usize = 500;
 /// domain of the DNS. A row of two, each octet escaped by four, fits into a slice.
 pub const CONSOLE_ADDRESS_OCTETS_MAX: usize = 1023 + 1 + 253;
 
+/// Requests of calls that were sent on and are not over.
+pub const RELAYS_MAX: usize = 512;
+
 /// Tests of a partner or of two users that consoles asked for at one time.
 pub const PROBES_MAX: usize = 4;
 /// Lines that one test may say.

@@ -144,6 +144,12 @@ counters! {
     SipStrayResponse = "sip.response.stray",
     /// Client transactions that got no answer.
     SipTimeout = "sip.timeout",
+    /// Requests of calls that were sent on to the other side.
+    SipRelayed = "sip.relay.request",
+    /// Requests of calls that were not sent on: rights, hops, extensions, room.
+    SipRelayRefused = "sip.relay.refused",
+    /// Requests of calls that were sent on and came to nothing by no answer of the other side.
+    SipRelayFailed = "sip.relay.failed",
     /// SIP connections refused or closed: limit, bad framing, slow sender, certificate.
     SipConnectionRefused = "sip.connection.refused",
 

@@ -19,6 +19,7 @@ pub mod policy;
 pub mod presence;
 pub mod probe;
 pub mod provider;
+mod relay;
 pub mod report;
 pub mod route;
 pub mod service;
@@ -65,6 +66,8 @@ pub struct Gateway {
     presence: presence::table::Table,
     /// Who waits for an answer of the DNS.
     asked: Slab<Asker>,
+    /// Calls to and from public providers.
+    calls: relay::Table,
     /// Tests that an operator asked for.
     tests: probe::Table,
     /// When the SIP domains were last heard of.
@@ -102,6 +105,7 @@ impl Gateway {
             sessions: session::table::Table::default(),
             presence: presence::table::Table::new(hash_key.as_ref()),
             asked: Slab::with_capacity(SIP_CLIENT_TRANSACTIONS_MAX + STREAMS_MAX),
+            calls: relay::Table::default(),
             tests: probe::Table::default(),
             heard: probe::Heard::default(),
             ending: false,
@@ -215,6 +219,7 @@ impl Gateway {
                 self.presence_timeout(cx);
                 self.session_timeout(cx);
                 self.provider_alarms(cx);
+                self.relays_timeout(cx);
                 self.tests_timeout(cx);
                 0
             }
@@ -245,6 +250,7 @@ impl Gateway {
             self.presence.deadline(),
             self.sessions.deadline(),
             self.rights.deadline(),
+            self.calls.deadline(),
             self.tests.deadline(),
         ]
         .into_iter()
@@ -320,6 +326,7 @@ impl Gateway {
             Event::Benotify { message, source } => self.on_benotify(cx, &message, &source),
             Event::Response { ticket, message } => {
                 let is_theirs = self.test_response(cx, ticket, &message)
+                    || self.relay_response(cx, ticket, &message)
                     || self.presence_response(cx, ticket, &message)
                     || self.session_response(cx, ticket, &message);
                 if !is_theirs {
@@ -328,6 +335,7 @@ impl Gateway {
             }
             Event::Failed { ticket, failure } => {
                 let is_theirs = self.test_failed(cx, ticket, failure)
+                    || self.relay_failed(cx, ticket, failure)
                     || self.presence_failed(cx, ticket, failure)
                     || self.session_failed(cx, ticket, failure);
                 if !is_theirs {
@@ -335,9 +343,10 @@ impl Gateway {
                 }
             }
             Event::Acknowledged { transaction, message, .. } => self.on_acknowledged(cx, transaction, &message),
-            // An INVITE is accepted or refused at once: nothing of it is cancelled, and what
-            // was refused is over.
-            Event::Cancelled { .. } | Event::Unacknowledged { .. } => {}
+            Event::RelayedAck { message, source } => self.on_relayed_ack(cx, &message, &source),
+            Event::Cancelled { transaction } => self.on_cancelled(cx, transaction),
+            // An INVITE for a session is accepted or refused at once: what was refused is over.
+            Event::Unacknowledged { .. } => {}
             Event::Locate { request, place } => {
                 let federation = self.federation(&place.host);
                 let service = match (place.port, place.transport) {
@@ -428,6 +437,7 @@ impl Gateway {
         cx.info("gateway.ending", format_args!("messages={}", self.pending.len()));
         self.give_up_all(cx);
         self.sessions_shutdown(cx);
+        self.relays_shutdown(cx);
         self.presence_shutdown(cx);
         self.xmpp.shutdown(cx);
         self.sip.shutdown(cx);

@@ -173,6 +173,7 @@ impl Gateway {
             Ok(Accepted::Notify { from }) => self.notify_from_sip(cx, transaction, message, &from),
             Ok(Accepted::Invite { from, to }) => self.invite_from_sip(cx, transaction, message, (from, to)),
             Ok(Accepted::InSession { session }) => self.session_request(cx, transaction, message, session),
+            Ok(Accepted::Call(call)) => self.relay(cx, transaction, message, source, &call),
             Ok(Accepted::Options) => self.answer_options(cx, transaction),
             Err(answer) => {
                 if is_message {
@@ -214,6 +215,9 @@ impl Gateway {
 
     /// What a request may do whose sender is proved.
     pub(super) fn judge_from(&self, message: &Message<'_>, from: Jid) -> Result<Accepted, Answer> {
+        if let Some(call) = self.call_of(message, &from) {
+            return Ok(Accepted::Call(call));
+        }
         let method = message.method();
         self.check_method(message)?;
         check_require(message)?;
@@ -263,9 +267,12 @@ impl Gateway {
                 (&users.0, &users.1, What::Im)
             }
             Accepted::Subscribe { from, to } => (from, to, What::Presence),
-            Accepted::InSession { .. } | Accepted::Resubscribe { .. } | Accepted::Notify { .. } | Accepted::Options => {
-                return Ok(accepted);
-            }
+            // A call asks for its own right: what it offers decides which.
+            Accepted::InSession { .. }
+            | Accepted::Resubscribe { .. }
+            | Accepted::Notify { .. }
+            | Accepted::Call(_)
+            | Accepted::Options => return Ok(accepted),
         };
         self.permit_sip(cx, message, from, to, what)?;
         Ok(accepted)
@@ -318,7 +325,7 @@ impl Gateway {
     }
 
     /// Is the sender who he says, by the word that counts for his domain?
-    fn is_verified(&self, sip_domain: &str, message: &Message<'_>) -> bool {
+    pub(super) fn is_verified(&self, sip_domain: &str, message: &Message<'_>) -> bool {
         let level = match self.routes.sip_domain(&self.settings, sip_domain) {
             Some(domain) if route::is_discovered(domain) => self.settings.discovery_verification,
             Some(domain) => domain.verification,
@@ -349,7 +356,7 @@ impl Gateway {
 
     /// Who sends it, when the connection proves his domain (REQ-7247-55); a domain
     /// that is a partner's is never proved by SIP (P3).
-    fn proved_sender(&self, message: &Message<'_>, source: &Source) -> Result<Jid, Answer> {
+    pub(super) fn proved_sender(&self, message: &Message<'_>, source: &Source) -> Result<Jid, Answer> {
         let bad_from = |cause: &'static str| Answer::new(400, cause, Counter::SipRequestRefused);
         let from = message.from();
         let uri = Uri::parse(from.uri).map_err(|_| bad_from("The URI Of From Cannot Be Read"))?;
@@ -521,6 +528,8 @@ pub(super) enum Accepted {
     Invite { from: Jid, to: Jid },
     /// Whatever it is, inside such a session.
     InSession { session: Key },
+    /// A call, or something that belongs to one, with a public provider.
+    Call(super::relay::Call),
     /// Be told what is served here.
     Options,
 }

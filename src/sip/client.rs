@@ -73,6 +73,8 @@ pub(super) struct Client {
     /// It was too large for UDP: the stream did not come about, so UDP it is.
     is_forced_udp: bool,
     is_cancelled: bool,
+    /// Is it somebody else's, with his Via below ours?
+    is_relayed: bool,
     /// Does it count among the requests under way to its destination?
     has_place: bool,
 }
@@ -152,17 +154,7 @@ impl Endpoint {
             return Err(Refused::Malformed);
         }
         let secret = self.secret(cx);
-        let route = self.route(cx.now, destination).ok_or(Refused::Overload)?;
-        if self.clients.is_full() {
-            self.forget_accepted();
-        }
-        let is_crowded = |route: &Route| route.requests >= SIP_CLIENT_TRANSACTIONS_PER_ROUTE_MAX;
-        if self.clients.is_full() || self.routes.get(route).is_none_or(is_crowded) {
-            return Err(Refused::Overload);
-        }
-        if self.routes.get(route).is_some_and(|route| route.departs.saturating_sub(micros(cx.now)) > PACED_US_MAX) {
-            return Err(Refused::Overload);
-        }
+        let route = self.route_with_room(cx, destination)?;
         let mut w = cx.out.begin();
         let may_compact = match destination {
             Destination::NextHop { hop, .. } => hop.transport == NextHopTransport::Udp || request.to_tag.is_none(),
@@ -177,28 +169,51 @@ impl Endpoint {
         }
         let bytes = self.buffers.lend(w.written());
         w.cancel();
-        let is_ack = request.method == Method::Ack;
-        let kind = if request.method == Method::Invite { Kind::Invite } else { Kind::Other };
-        let client = Client {
-            ticket: (!is_ack).then_some(ticket),
-            machine: ClientMachine::new(kind, true),
-            stage: Stage::Locating,
-            hash: 0,
-            branch: Branch::new(),
-            marked: marked(secret, request.call_id, request.from_tag, request.uri),
-            route,
-            target: None,
-            tried: 0,
-            bytes: bytes.ok_or(Refused::Overload)?,
-            via,
-            compact,
-            is_ack,
-            given: 0,
-            is_reused: false,
-            is_forced_udp: false,
-            is_cancelled: false,
-            has_place: true,
-        };
+        let marked = marked(secret, request.call_id, request.from_tag, request.uri);
+        let bytes = bytes.ok_or(Refused::Overload)?;
+        self.enter(cx, Client { via, compact, ..new_client(ticket, request.method, marked, route, bytes) })
+    }
+
+    /// Begins a request of somebody else that is sent on; `via` is the place of our Via in it.
+    pub(super) fn begin_relayed(
+        &mut self,
+        cx: &mut Cx<'_>,
+        ticket: Ticket,
+        destination: &Destination<'_>,
+        message: &Message<'_>,
+        octets: &[u8],
+        via: usize,
+    ) -> Result<(), Refused> {
+        let secret = self.secret(cx);
+        let route = self.route_with_room(cx, destination)?;
+        if octets.len() > SIP_MESSAGE_OCTETS_MAX {
+            return Err(Refused::TooLarge);
+        }
+        let bytes = self.buffers.lend(octets).ok_or(Refused::Overload)?;
+        let from_tag = message.from().tag.unwrap_or_default();
+        let marked = marked(secret, message.call_id(), from_tag, message.uri());
+        let client = new_client(ticket, message.method(), marked, route, bytes);
+        self.enter(cx, Client { via, is_relayed: true, ..client })
+    }
+
+    /// The destination of a new request, if there is room for one.
+    fn route_with_room(&mut self, cx: &Cx<'_>, destination: &Destination<'_>) -> Result<Key, Refused> {
+        let route = self.route(cx.now, destination).ok_or(Refused::Overload)?;
+        if self.clients.is_full() {
+            self.forget_accepted();
+        }
+        let is_crowded = |route: &Route| route.requests >= SIP_CLIENT_TRANSACTIONS_PER_ROUTE_MAX;
+        if self.clients.is_full() || self.routes.get(route).is_none_or(is_crowded) {
+            return Err(Refused::Overload);
+        }
+        if self.routes.get(route).is_some_and(|route| route.departs.saturating_sub(micros(cx.now)) > PACED_US_MAX) {
+            return Err(Refused::Overload);
+        }
+        Ok(route)
+    }
+
+    fn enter(&mut self, cx: &mut Cx<'_>, client: Client) -> Result<(), Refused> {
+        let route = client.route;
         let key = self.clients.insert(client).map_err(|_| Refused::Overload)?;
         self.client_timers.set(timer(key, END), cx.now.after(T1_64));
         self.depart(cx, key, route);
@@ -594,9 +609,11 @@ impl Endpoint {
     ) -> Option<Event<'a>> {
         let secret = self.secret(cx);
         let hash = own_hash(secret, message.via().branch(), message.cseq().method);
-        // Another Via below ours: somebody sent us what was meant for another (REQ-SIP-36).
-        let is_ours = self.ways.is_ours(message.via()) && message.vias().nth(1).is_none();
-        let Some(key) = self.by_own_branch.find(hash).filter(|_| is_ours) else {
+        // Another Via below ours, and the request was our own: somebody sent us what was meant for another (REQ-SIP-36).
+        let (is_ours, is_below) = (self.ways.is_ours(message.via()), message.vias().nth(1).is_some());
+        let fits = |client: &Client| is_ours && client.is_relayed == is_below;
+        let found = self.by_own_branch.find(hash).filter(|key| self.clients.get(*key).is_some_and(fits));
+        let Some(key) = found else {
             if self.absorbed.recall(cx.now, hash).is_none() {
                 cx.count(Counter::SipStrayResponse);
                 cx.debug(
@@ -782,6 +799,7 @@ impl Endpoint {
             is_reused: false,
             is_forced_udp: false,
             is_cancelled: false,
+            is_relayed: false,
             has_place: true,
         };
         let (hash, route) = (cancel.hash, cancel.route);
@@ -843,6 +861,33 @@ impl Client {
     }
 }
 
+/// A request of ours that was not sent yet.
+fn new_client(ticket: Ticket, method: Method<'_>, marked: u64, route: Key, bytes: Vec<u8>) -> Client {
+    let is_ack = method == Method::Ack;
+    let kind = if method == Method::Invite { Kind::Invite } else { Kind::Other };
+    Client {
+        ticket: (!is_ack).then_some(ticket),
+        machine: ClientMachine::new(kind, true),
+        stage: Stage::Locating,
+        hash: 0,
+        branch: Branch::new(),
+        marked,
+        route,
+        target: None,
+        tried: 0,
+        bytes,
+        via: 0,
+        compact: false,
+        is_ack,
+        given: 0,
+        is_reused: false,
+        is_forced_udp: false,
+        is_cancelled: false,
+        is_relayed: false,
+        has_place: true,
+    }
+}
+
 fn own_hash(secret: Secret, branch: &str, method: &str) -> u64 {
     secret.hash(OWN, &[branch.as_bytes(), method.as_bytes()])
 }
@@ -865,6 +910,8 @@ fn emit_sibling(
     emit_via: impl FnOnce(&mut Writer<'_>),
 ) -> usize {
     const KEPT: [&str; 9] = ["Max-Forwards", "From", "f", "To", "t", "Call-ID", "i", "CSeq", "Route"];
+    // What is sent on has the names as their sender wrote them.
+    let is_kept = |name: &str| KEPT.iter().any(|kept| kept.eq_ignore_ascii_case(name));
     let text = core::str::from_utf8(&client.bytes).unwrap_or_default();
     let text = text.split_once("\r\n\r\n").map_or(text, |(head, _)| head);
     let mut lines = text.split("\r\n");
@@ -873,11 +920,13 @@ fn emit_sibling(
     let via = w.len();
     emit_via(w);
     for line in lines {
-        let Some((name, value)) = line.split_once(": ").filter(|(name, _)| KEPT.contains(name)) else { continue };
+        let Some((name, value)) = line.split_once(": ").filter(|(name, _)| is_kept(name)) else { continue };
         w.str(name).str(": ");
-        match (name, to) {
-            ("To" | "t", Some(to)) => w.str(to),
-            ("CSeq", _) => w.str(value.split(' ').next().unwrap_or_default()).str(" ").str(method),
+        match to {
+            Some(to) if ["To", "t"].iter().any(|own| own.eq_ignore_ascii_case(name)) => w.str(to),
+            _ if name.eq_ignore_ascii_case("CSeq") => {
+                w.str(value.split([' ', '\t']).next().unwrap_or_default()).str(" ").str(method)
+            }
             _ => w.str(value),
         };
         w.str("\r\n");

@@ -54,7 +54,14 @@ pub enum Event<'a> {
         /// Where it came from.
         source: Source,
     },
-    /// An INVITE was cancelled by its sender and answered 487.
+    /// The ACK to a 2xx that was relayed; no transaction answers it.
+    RelayedAck {
+        /// The ACK.
+        message: Message<'a>,
+        /// Where it came from.
+        source: Source,
+    },
+    /// An INVITE was cancelled by its sender and answered 487, unless it was relayed.
     Cancelled {
         /// The INVITE's.
         transaction: Key,
@@ -687,6 +694,7 @@ mod tests {
                 format!("{} {}", message.method().as_str(), String::from_utf8_lossy(message.body()))
             }
             Event::Benotify { message, .. } => format!("benotify {}", String::from_utf8_lossy(message.body())),
+            Event::RelayedAck { .. } => "relayed ack".into(),
             Event::Cancelled { .. } => "cancelled".into(),
             Event::Acknowledged { .. } => "acknowledged".into(),
             Event::Unacknowledged { .. } => "unacknowledged".into(),

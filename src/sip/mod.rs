@@ -12,6 +12,7 @@ pub mod header;
 pub mod message;
 pub mod msrtc;
 pub mod pidf;
+pub mod relay;
 pub mod sdp;
 mod server;
 pub mod session_timer;

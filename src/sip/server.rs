@@ -6,6 +6,7 @@ use super::emit::{Response, emit_response};
 use super::endpoint::{END, Endpoint, Event, Outcome, RESEND, Source, TIMERS, timer};
 use super::header::{Via, split_list};
 use super::message::{Malformed, Message, Method};
+use super::relay::emit_back;
 use super::transaction::{Class, Kind, Send, ServerInput, ServerMachine, ServerState, Set, Step, Tell};
 use super::transport::{
     COOKIE, Copied, Link, LinkState, Ways, base32, default_port, emit_copied, emit_salvaged, names_any,
@@ -35,6 +36,17 @@ pub(super) struct Server {
     len: usize,
     /// The connection that is being opened for the reply.
     waits_for: Option<LinkId>,
+    /// Was it sent on, so that its answers are somebody else's?
+    is_relayed: bool,
+}
+
+/// What a transaction is to be answered with.
+#[derive(Clone, Copy)]
+enum Given<'g> {
+    /// A response of ours.
+    Own(&'g Response<'g>),
+    /// One of whom the request was sent on to.
+    Passed(&'g Message<'g>),
 }
 
 /// What a request is found by.
@@ -215,6 +227,7 @@ impl Endpoint {
             reply: Vec::new(),
             len,
             waits_for: None,
+            is_relayed: false,
         };
         match self.servers.insert(server) {
             Ok(key) => {
@@ -266,7 +279,9 @@ impl Endpoint {
         hashes: &Hashes,
     ) -> Option<Event<'a>> {
         // The ACK to a failure has the branch of the INVITE, the one to a 2xx its own.
-        let key = self.by_branch.find(hashes.branch).or_else(|| self.by_dialog.find(hashes.dialog))?;
+        let Some(key) = self.by_branch.find(hashes.branch).or_else(|| self.by_dialog.find(hashes.dialog)) else {
+            return self.follows_our_route(&message).then_some(Event::RelayedAck { message, source });
+        };
         match self.server_step(cx, key, ServerInput::Ack, None) {
             Tell::Message => Some(Event::Acknowledged { transaction: key, message, source }),
             Tell::Nothing | Tell::Timeout => None,
@@ -278,9 +293,12 @@ impl Endpoint {
         let code = if invite.is_some() { 200 } else { 481 };
         self.answer_stateless(cx, source, message, hashes.branch, len, &status(code));
         if let Some(key) = invite
-            && self.servers.get(key).is_some_and(|server| server.machine.is_open())
+            && let Some(server) = self.servers.get(key).filter(|server| server.machine.is_open())
         {
-            self.answer(cx, key, &status(487));
+            // One that was sent on is answered by whom the CANCEL is sent on to.
+            if !server.is_relayed {
+                self.answer(cx, key, &status(487));
+            }
             self.outcomes.push_back(Outcome::Cancelled(key));
         }
     }
@@ -313,7 +331,20 @@ impl Endpoint {
                 }
             }
         }
-        self.server_step(cx, transaction, ServerInput::Respond(class), Some(response));
+        self.server_step(cx, transaction, ServerInput::Respond(class), Some(Given::Own(response)));
+    }
+
+    /// A request was sent on: others answer it.
+    pub(super) fn keep_open(&mut self, transaction: Key) {
+        if let Some(server) = self.servers.get_mut(transaction) {
+            server.is_relayed = true;
+        }
+    }
+
+    /// Whom a request was sent on to answers.
+    pub(super) fn pass_back(&mut self, cx: &mut Cx<'_>, transaction: Key, message: &Message<'_>) {
+        let class = Class::of(message.status());
+        self.server_step(cx, transaction, ServerInput::Respond(class), Some(Given::Passed(message)));
     }
 
     /// The core answers a stranger.
@@ -432,14 +463,14 @@ impl Endpoint {
     }
 
     /// Takes a step of a server transaction and does what it asks for.
-    fn server_step(&mut self, cx: &mut Cx<'_>, key: Key, input: ServerInput, given: Option<&Response<'_>>) -> Tell {
+    fn server_step(&mut self, cx: &mut Cx<'_>, key: Key, input: ServerInput, given: Option<Given<'_>>) -> Tell {
         let Some(server) = self.servers.get_mut(key) else { return Tell::Nothing };
         let step = server.machine.step(input);
         let is_done = server.machine.kind == Kind::Other && matches!(input, ServerInput::Respond(_)) && !step.over;
         self.set_server_timers(cx, key, &step);
         let sent = match (step.send, given) {
-            (Send::Given, Some(response)) => self.send_response(cx, key, response),
-            (Send::Trying, _) => self.send_response(cx, key, &status(100)),
+            (Send::Given, Some(given)) => self.send_response(cx, key, given),
+            (Send::Trying, _) => self.send_response(cx, key, Given::Own(&status(100))),
             (Send::Again, _) => {
                 cx.count(Counter::SipRetransmissionOut);
                 self.send_reply(cx, key)
@@ -468,21 +499,27 @@ impl Endpoint {
     }
 
     /// Writes a response, keeps it and sends it. `false`: it waits for a connection.
-    fn send_response(&mut self, cx: &mut Cx<'_>, key: Key, response: &Response<'_>) -> bool {
+    fn send_response(&mut self, cx: &mut Cx<'_>, key: Key, given: Given<'_>) -> bool {
         let is_reader = self.servers.get(key).is_some_and(|server| self.reads_diagnostics(&server.source));
         let Some(server) = self.servers.get_mut(key) else { return true };
         let copied = server.copied;
         let piece = |from: usize, to: usize| server.head.get(from..to).unwrap_or_default();
-        // A 100 has no tag of ours, and repeats the Timestamp (RFC 3261 section 8.2.6).
-        let copied = match response.status {
-            100 => [piece(0, copied.tag.0), piece(copied.tag.1, server.head.len())],
-            _ => [piece(0, copied.len), b"".as_slice()],
-        };
         let mut w = cx.out.begin();
-        diagnosed(response, is_reader, |response| emit_response(&mut w, response, copied));
+        match given {
+            Given::Own(response) => {
+                // A 100 has no tag of ours, and repeats the Timestamp (RFC 3261 section 8.2.6).
+                let copied = match response.status {
+                    100 => [piece(0, copied.tag.0), piece(copied.tag.1, server.head.len())],
+                    _ => [piece(0, copied.len), b"".as_slice()],
+                };
+                diagnosed(response, is_reader, |response| emit_response(&mut w, response, copied));
+            }
+            Given::Passed(message) => emit_back(&mut w, message),
+        }
         let (source, reply_to, len) = (server.source, server.reply_to, server.len);
         // A 100 is our own idea: it must not be what makes a forged request worth while.
-        if response.status == 100 && !may_answer(&self.ways, &source, w.len(), len) {
+        let is_trying = matches!(given, Given::Own(response) if response.status == 100);
+        if is_trying && !may_answer(&self.ways, &source, w.len(), len) {
             w.cancel();
             return true;
         }

@@ -268,7 +268,7 @@ pub(super) fn emit_salvaged(w: &mut Writer<'_>, malformed: &Malformed<'_>, from:
 
 /// The Via of the hop before us with what we know of it (RFC 3261 section 18.2.1, RFC
 /// 3581 section 4), without the line end.
-fn emit_top_via(w: &mut Writer<'_>, via: &Via<'_>, from: SocketAddr) {
+pub(super) fn emit_top_via(w: &mut Writer<'_>, via: &Via<'_>, from: SocketAddr) {
     w.str("Via: SIP/2.0/").str(via.transport).str(" ").str(via.host);
     if let Some(port) = via.port {
         w.str(":").number(u64::from(port));
