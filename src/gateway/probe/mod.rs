@@ -35,8 +35,9 @@ use crate::xmpp::stanza::{Head, Kind, Stanza, StanzaError};
 use crate::xmpp::status::in_words;
 use machine::{ANSWER_TIME_MAX, Fault, Probe};
 
-/// Tickets and transactions of tests have this bit; the rest is the key of the test.
-const OF_PROBE: u64 = 1 << 60;
+/// Tickets and transactions of tests have this bit and none above it; the rest is the key
+/// of the test.
+const OF_PROBE: u64 = 1 << 61;
 
 /// What is to be tested.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,7 +118,7 @@ const fn marked(key: Key) -> Key {
 /// The test that a ticket or a transaction names, if it is one of ours.
 fn probe_of(key: Key) -> Option<Key> {
     let bits = key.to_bits();
-    (bits >> 60 == OF_PROBE >> 60).then(|| Key::from_bits(bits & !OF_PROBE))
+    (bits >> 61 == OF_PROBE >> 61).then(|| Key::from_bits(bits & !OF_PROBE))
 }
 
 impl Gateway {
