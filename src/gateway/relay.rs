@@ -400,3 +400,6 @@ fn check_asserted(message: &Message<'_>) -> Result<(), Answer> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
