@@ -14,6 +14,7 @@ pub mod input;
 pub mod late;
 pub mod message;
 pub mod outgoing;
+mod owner;
 pub mod pending;
 pub mod policy;
 pub mod presence;

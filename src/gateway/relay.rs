@@ -11,6 +11,7 @@
 //! `sip/relay.rs` knows what a proxy changes in a message; here is who asked whom.
 
 use super::Gateway;
+use super::owner::RELAY as OF_RELAY;
 use super::policy::{Denial, What};
 use super::provider::undecorate;
 use super::route::HOPS_MAX;
@@ -33,8 +34,6 @@ use crate::sip::uri::Uri;
 use crate::xmpp::jid::{Jid, domain_to_ascii, prepare_domain};
 use core::time::Duration;
 
-/// Tickets of relayed requests have this bit and none above it.
-const OF_RELAY: u64 = 1 << 62;
 /// Timer C (RFC 3261 section 16.6): so long an INVITE may ring between two responses. Below
 /// the time after which our own transaction gives up.
 const RINGING_TIME: Duration = Duration::from_secs(185);
@@ -173,7 +172,7 @@ impl Gateway {
         if let Some(what) = call.offered {
             self.may_talk(cx, &call.user, &call.provider_domain, what).map_err(refusal)?;
         }
-        if call.is_first && !self.is_verified(call.from_domain(), message) {
+        if call.is_first && !self.is_verified(call.origin_domain(), message) {
             let answer = Answer::new(403, "The Sender Is Not Verified", Counter::Unverified);
             return Err(answer.because(Some(cause::UNVERIFIED)));
         }
@@ -348,7 +347,7 @@ fn relay_is_given_up(table: &Table, key: Key) -> bool {
 
 impl Call {
     /// The domain that it comes from.
-    fn from_domain(&self) -> &str {
+    fn origin_domain(&self) -> &str {
         if self.to_domain == self.provider_domain { self.user.domain() } else { &self.provider_domain }
     }
 }

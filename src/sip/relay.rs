@@ -116,7 +116,7 @@ fn emit_onward(w: &mut Writer<'_>, ways: &Ways, message: &Message<'_>, onward: &
     let target = routes.last().filter(|_| ways.is_own_uri(message.uri()) && ours < routes.len());
     let target = target.and_then(|route| NameAddr::parse(route)).map(|route| route.uri);
     let kept = ours..routes.len() - usize::from(target.is_some());
-    w.str(message.method().as_str()).str(" ").str(target.unwrap_or(message.uri())).str(" SIP/2.0\r\n");
+    w.str(message.method().as_str()).str(" ").str(target.unwrap_or_else(|| message.uri())).str(" SIP/2.0\r\n");
     let via = w.len();
     for value in onward.record_routes {
         w.str("Record-Route: ").str(value).str("\r\n");

@@ -25,6 +25,7 @@ mod tell;
 mod watch;
 
 use super::Gateway;
+use super::owner::{NOTIFIER as OF_NOTIFIER, PRESENCE as OF_PRESENCE};
 use super::policy::What;
 use super::uas::Answer;
 use crate::base::counters::Counter;
@@ -45,10 +46,6 @@ use std::collections::BTreeSet;
 pub(super) use subscriber::user_of;
 use table::{DialogKey, Due, Task, Waiting};
 
-/// Tickets of presence have this bit; the rest is the key of a subscriber, a notifier
-/// (with the next bit) or, for stanzas, of a contact.
-const OF_PRESENCE: u64 = 1 << 63;
-const OF_NOTIFIER: u64 = 1 << 62;
 /// First wait before something that failed is tried again; it doubles from there.
 const RETRY_FIRST: Duration = Duration::from_secs(15);
 /// The longest such wait.

@@ -18,6 +18,7 @@ mod user;
 
 pub(super) use heard::Heard;
 
+use super::owner::PROBE as OF_PROBE;
 use super::{Gateway, content};
 use crate::base::cx::{Cx, Ticket};
 use crate::base::slab::{Key, Slab};
@@ -34,10 +35,6 @@ use crate::xmpp::server::Undelivered;
 use crate::xmpp::stanza::{Head, Kind, Stanza, StanzaError};
 use crate::xmpp::status::in_words;
 use machine::{ANSWER_TIME_MAX, Fault, Probe};
-
-/// Tickets and transactions of tests have this bit and none above it; the rest is the key
-/// of the test.
-const OF_PROBE: u64 = 1 << 61;
 
 /// What is to be tested.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,6 +17,7 @@ mod inside;
 pub(super) mod table;
 mod typing;
 
+use super::owner::{SESSION as OF_SESSION, SESSION_WHAT as WHAT};
 use super::presence::Headers;
 use super::{Gateway, report};
 use crate::base::counters::Counter;
@@ -32,11 +33,6 @@ use crate::sip::session_timer::TIMER;
 use crate::xmpp::stanza::{Condition, StanzaError};
 use core::time::Duration;
 use table::{First, Phase};
-
-/// Tickets of sessions have this bit; the rest is the key of a session and, in the two bits
-/// below, what was asked.
-const OF_SESSION: u64 = 1 << 61;
-const WHAT: u64 = 3 << 58;
 
 /// What a request of a session is for; MESSAGE has the ticket of its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +55,7 @@ fn ticket(key: Key, asked: Asked) -> Ticket {
 /// The session that a ticket names, and what was asked, if it is one of a session.
 fn asked(ticket: Ticket) -> Option<(Key, Asked)> {
     let bits = ticket.0.to_bits();
-    if bits & OF_SESSION == 0 || bits >> 62 != 0 {
+    if bits & OF_SESSION == 0 || bits >> 61 != 0 {
         return None;
     }
     let asked = match bits & WHAT {
