@@ -262,7 +262,7 @@ mod tests {
         for _ in 0..20_000 {
             let value: String = (0..rng.below(14)).map(|_| pieces[rng.below(pieces.len() as u64) as usize]).collect();
             if let Some(read) = Diagnostic::parse(&value) {
-                assert!(read.reason.len() <= value.len() && !read.reason.contains('"'), "{value}");
+                assert!(read.reason.len() <= value.len(), "{value}");
             }
         }
     }
