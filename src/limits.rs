@@ -137,7 +137,7 @@ pub const ROUTE_SET_OCTETS_PER_DIALOG: usize = 48;
 /// Octets of all texts that contacts and their dialogs hold: 503 for each contact.
 pub const PRESENCE_OCTETS_MAX: usize = 24 * 1024 * 1024;
 /// Memory of the fixed parts of a contact with one dialog, and of what leads to them.
-pub const CONTACT_OCTETS: usize = 920;
+pub const CONTACT_OCTETS: usize = 680;
 /// Shortest life of a presence dialog that is granted, in seconds; below it 423.
 pub const SUBSCRIBE_EXPIRES_MIN_S: u32 = 60;
 /// Pairs of users remembered whom SIP refused.

@@ -921,9 +921,16 @@ mod tests {
 
     #[test]
     fn what_somebody_says_is_kept_from_those_who_may_not_read_it() {
-        let resource = Resource { show: Some(Show::Dnd), statuses: [status(None, "secret")].into(), ..open("a") };
-        let text = stanza_to(&resource, false);
-        assert!(text.contains("<show>dnd</show>") && !text.contains("status"), "{text}");
+        let more = More { nick: Some("secret".into()), activity: Some("secret".into()), ..More::default() }.boxed();
+        let silent = Resource { show: Some(Show::Dnd), more, ..open("a") };
+        let resource = Resource { statuses: [status(None, "secret")].into(), ..silent.clone() };
+        for resource in [silent, resource] {
+            let text = stanza_to(&resource, false);
+            assert!(text.contains("<show>dnd</show>") && !text.contains("status"), "{text}");
+            assert!(!text.contains("secret") && !text.contains("nick"), "{text}");
+            let told = stanza_to(&resource, true);
+            assert_eq!(told.matches("secret").count(), 2, "{told}");
+        }
     }
 
     #[test]

@@ -497,7 +497,9 @@ impl Gateway {
             return;
         }
         let Some((sip, xmpp)) = self.presence.names(key) else { return };
+        // What he is called is as private as what he says of himself.
         let nick = contact.grant.trouble.get().and_then(|trouble| trouble.nick.clone());
+        let nick = nick.filter(|_| self.sees_status(xmpp.domain()));
         let id = cx.rng.token::<10>();
         let head = Head {
             kind: Kind::Presence,

@@ -82,6 +82,16 @@ const fn state(code: u8) -> Authorization {
     }
 }
 
+/// A record, of whatever version, as the present one has it behind its first octet.
+fn brought_up(octets: &[u8]) -> Option<Cow<'_, [u8]>> {
+    match octets {
+        // Its last part was left out: an empty list is one 0.
+        [VERSION_1, rest @ ..] => Some([rest, &[0]].concat().into()),
+        [VERSION, rest @ ..] => Some(rest.into()),
+        _ => None,
+    }
+}
+
 impl Gateway {
     /// Stores a contact as it is now, and gives the number of the record.
     pub(super) fn store(&mut self, cx: &mut Cx<'_>, key: Key) -> Option<u64> {
@@ -143,17 +153,8 @@ impl Gateway {
 
     /// Takes in one record; a later one of the same pair takes its place.
     pub(in crate::gateway) fn restore_record(&mut self, cx: &mut Cx<'_>, octets: &[u8]) {
-        let older: Vec<u8>;
-        let octets_now = match octets {
-            // Its last part was left out: an empty list is one 0.
-            [VERSION_1, rest @ ..] => {
-                older = [rest, &[0]].concat();
-                Some(&*older)
-            }
-            [VERSION, rest @ ..] => Some(rest),
-            _ => None,
-        };
-        let record = octets_now.and_then(|rest| postcard::from_bytes::<Record<'_>>(rest).ok());
+        let brought_up = brought_up(octets);
+        let record = brought_up.as_deref().and_then(|rest| postcard::from_bytes::<Record<'_>>(rest).ok());
         let users = record.as_ref().and_then(|r| Some((Jid::parse(r.sip).ok()?, Jid::parse(r.xmpp).ok()?)));
         let (Some(record), Some((sip, xmpp))) = (record, users) else {
             cx.refuse(
@@ -274,5 +275,47 @@ impl Gateway {
             }
         }
         (to <= self.presence.contacts.end()).then_some(to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_the_first_version_is_read_as_one_of_a_watcher_of_pidf() {
+        #[derive(Serialize)]
+        struct First<'a>(&'a str, &'a str, u8, u8, bool, Vec<&'a str>, Vec<DialogRecord<'a>>);
+        let dialog = DialogRecord {
+            call_id: "c",
+            local_tag: "l",
+            remote_tag: "r",
+            local_uri: "sip:runa@chat.example",
+            remote_uri: "sip:egil@voip.example",
+            target: "sip:egil@192.0.2.9",
+            route_set: "<sip:kante.example;lr>".into(),
+            event_id: None,
+            local_cseq: 7,
+            remote_cseq: Some(9),
+            expires: 1_900_000_000,
+            granted_s: 3600,
+        };
+        let first = First("egil@voip.example", "runa@chat.example", 2, 2, true, vec!["boat"], vec![dialog]);
+        let octets = postcard::to_extend(&first, vec![VERSION_1]).expect("a record");
+        let octets = brought_up(&octets).expect("a known version");
+        let record: Record<'_> = postcard::from_bytes(&octets).expect("a record");
+        assert_eq!((record.sip, record.xmpp, &*record.shown), (first.0, first.1, &["boat"][..]));
+        assert_eq!((record.dialogs.len(), record.dialogs[0].granted_s, record.ways.len()), (1, 3600, 0));
+        assert!(brought_up(&[0]).is_none() && brought_up(&[]).is_none() && brought_up(&[3, 0]).is_none());
+    }
+
+    #[test]
+    fn how_a_watcher_is_told_is_one_octet() {
+        for format in [Format::Pidf, Format::Presentity, Format::Categories, Format::Xpidf] {
+            for extended in [0, EXTENDED] {
+                let way = format.code() | extended;
+                assert_eq!((Format::from_code(way & !EXTENDED), way & EXTENDED), (format, extended));
+            }
+        }
     }
 }

@@ -320,8 +320,8 @@ impl Gateway {
     }
 
     /// The NOTIFY that rides in the answer to a SUBSCRIBE ([MS-SIP] section 3.4), which we
-    /// offer to Lync. One that says nothing we can read is as none: a NOTIFY of its own is
-    /// waited for.
+    /// offer to Lync. One that we cannot read is as one without a body: no other will come
+    /// until something changes.
     fn take_piggyback(&mut self, cx: &mut Cx<'_>, key: Key, message: &sip::message::Message<'_>) {
         let number = message.header(subscription::PIGGYBACK_CSEQ).and_then(sip::header::decimal);
         let Some(number) = number.filter(|number| *number < 1 << 31) else { return };
@@ -336,16 +336,13 @@ impl Gateway {
         if !u32::try_from(number).is_ok_and(|number| subscriber.dialog.admits(number)) {
             return;
         }
-        match self.read_body(message, &sip) {
-            Ok(told) => {
-                cx.count(Counter::NotifyPiggybacked);
-                self.on_notify(cx, key, state, told);
-            }
-            Err(answer) => {
-                cx.count(answer.counter);
-                self.log_refusal(cx, message, &answer);
-            }
-        }
+        let told = self.read_body(message, &sip).unwrap_or_else(|answer| {
+            cx.count(answer.counter);
+            self.log_refusal(cx, message, &answer);
+            None
+        });
+        cx.count(Counter::NotifyPiggybacked);
+        self.on_notify(cx, key, state, told);
     }
 
     /// Notes how long a subscription lasts from now, and when to refresh it.
