@@ -8,6 +8,7 @@
 #![allow(unreachable_pub, reason = "modules are shared between test targets")]
 
 mod compare;
+mod discovered;
 mod format;
 mod neighbours;
 #[path = "../sim/net.rs"]

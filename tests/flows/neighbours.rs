@@ -133,6 +133,8 @@ pub struct Neighbours {
     pub world: World,
     pub names: Names,
     pub dns: Dns,
+    /// Ports at which the proxy shows another certificate, of that name.
+    pub edges: BTreeMap<u16, String>,
     pub sip: VecDeque<SipCame>,
     pub xmpp: VecDeque<Element>,
     /// What broke the protocol; a test that sees one has failed.
@@ -152,6 +154,7 @@ impl Neighbours {
         Self {
             world: World::new(start(settings), seed),
             dns: names.dns(),
+            edges: BTreeMap::new(),
             names,
             sip: VecDeque::new(),
             xmpp: VecDeque::new(),
@@ -395,6 +398,13 @@ impl Neighbours {
             (DNS_SERVER, Transport::Udp, 53) => {
                 self.dns_links.push(link);
                 self.world.accept(link, transport, PeerCertificate::default());
+            }
+            (PROXY, Transport::Tcp | Transport::Tls, port) if self.edges.contains_key(&port) => {
+                let identity = self.edges[&port].clone();
+                let reader = SipReader::default();
+                let certificate = certificate(&[&identity], &[]);
+                self.sip_links.insert(link, SipLink { transport, identity, up: true, reader, waiting: Vec::new() });
+                self.world.accept(link, transport, certificate);
             }
             (PROXY, Transport::Tcp | Transport::Tls, 5060 | 5061) => {
                 let certificate = self.proxy_certificate(&self.names.proxy.clone());
