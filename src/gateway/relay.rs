@@ -30,7 +30,7 @@ use crate::sip::endpoint::{Destination, Failure, NameAddr, Refused, Response, So
 use crate::sip::message::{Message, Method};
 use crate::sip::relay::Onward;
 use crate::sip::transaction::T1_64;
-use crate::sip::uri::Uri;
+use crate::sip::uri::{Scheme, Uri};
 use crate::xmpp::jid::{Jid, domain_to_ascii, prepare_domain};
 use core::time::Duration;
 
@@ -167,6 +167,10 @@ impl Gateway {
         if hops == 0 {
             return Err(Answer::new(483, "Too Many Hops", Counter::Loop));
         }
+        let is_sips = Uri::parse(message.uri()).is_ok_and(|uri| uri.scheme == Scheme::Sips);
+        if is_sips && (source.transport != Transport::Tls || self.transport_to(&call.to_domain) != Transport::Tls) {
+            return Err(Answer::new(416, "sips: Cannot Be Kept There", Counter::SipRequestRefused));
+        }
         check_proxy_require(message)?;
         check_asserted(message)?;
         if let Some(what) = call.offered {
@@ -207,6 +211,13 @@ impl Gateway {
         Ok(())
     }
 
+    /// How requests to a served domain travel; one that its records decide by TLS, which
+    /// comes first.
+    fn transport_to(&self, domain: &str) -> Transport {
+        let served = self.routes.sip_domain(&self.settings, domain);
+        served.and_then(|served| served.next_hop.as_ref()).map_or(Transport::Tls, |hop| hop.transport.into())
+    }
+
     #[allow(clippy::too_many_arguments)] // All of it belongs to the one request.
     fn send_on(
         &mut self,
@@ -220,10 +231,11 @@ impl Gateway {
     ) -> Result<(), Refused> {
         let served = self.routes.sip_domain(&self.settings, &call.to_domain).ok_or(Refused::Malformed)?;
         let domain = domain_to_ascii(&call.to_domain).ok_or(Refused::Malformed)?;
-        let (destination, transport) = match &served.next_hop {
-            Some(hop) => (Destination::NextHop { hop, domain: &domain }, Transport::from(hop.transport)),
-            None => (Destination::Domain { domain: &domain }, Transport::Tls),
+        let destination = match &served.next_hop {
+            Some(hop) => Destination::NextHop { hop, domain: &domain },
+            None => Destination::Domain { domain: &domain },
         };
+        let transport = self.transport_to(&call.to_domain);
         let record_routes =
             if call.is_first { self.sip.record_routes(source.transport, transport) } else { Vec::new() };
         let onward = Onward { max_forwards, record_routes: &record_routes, source: *source };
@@ -286,8 +298,10 @@ impl Gateway {
         let Some(key) = relay_of(ticket) else { return false };
         let Some(relay) = self.calls.remove(key) else { return true };
         cx.refuse(Counter::SipRelayFailed, "sip.call.failed", format_args!("side=sip failure={failure:?}"));
-        // One that was answered hears of further phones no more.
-        if !relay.is_answered {
+        // One that was answered hears of further phones no more; and who waits for the answer
+        // to another request than INVITE has given up by now (RFC 4320 section 4.2).
+        let is_too_late = failure == Failure::Timeout && !relay.is_invite;
+        if !relay.is_answered && !is_too_late {
             let answer = match failure {
                 Failure::Timeout => Answer::new(408, "The Other Side Did Not Answer In Time", Counter::SipRelayFailed),
                 Failure::NotLocated(_) | Failure::Transport(_) | Failure::Certificate | Failure::Overload => {

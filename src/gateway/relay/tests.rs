@@ -302,6 +302,27 @@ fn everything_of_the_dialog_follows_by_our_route_and_loses_it() {
 }
 
 #[test]
+fn a_strict_router_before_us_gets_its_target_back_in_place() {
+    let (mut world, office) = established();
+    let strict = inside("INFO", 2, "x")
+        .replace("INFO sip:moewe@203.0.113.5 ", "INFO sip:bruecke.example;transport=tls;lr;relay ")
+        .replace("Route: <sip:bruecke.example;transport=tls;lr;relay>, ", "Route: ")
+        .replace("lr;x=%2c>", "lr;x=%2c>,<sip:moewe@203.0.113.5>");
+    let sent = world.say(office, &strict);
+    assert_eq!(lines(&sent), [(PROXY, "INFO sip:moewe@203.0.113.5 SIP/2.0")]);
+    assert!(sent[0].1.contains(&format!("\r\nRoute: <sip:{PROXY};lr;x=%2c>\r\n")), "{}", sent[0].1);
+}
+
+#[test]
+fn a_request_inside_that_nobody_answers_is_not_answered_too_late() {
+    let (mut world, office) = established();
+    assert_eq!(world.say(office, &inside("INFO", 2, "x")).len(), 1);
+    let sent = world.wait(34);
+    assert!(sent.iter().all(|(to, text)| *to != OFFICE || text.starts_with("SIP/2.0 100 ")), "{sent:?}");
+    assert!(world.gateway.calls.relays.is_empty());
+}
+
+#[test]
 fn what_does_not_follow_our_route_belongs_to_no_dialog() {
     let (mut world, office) = established();
     let stray = inside("BYE", 9, "").replace(";lr;relay", ";lr");
