@@ -191,3 +191,76 @@ fn emit_body(w: &mut Writer<'_>, message: &Message<'_>, has_length: bool) {
     }
     w.str("\r\n").bytes(message.body());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::outbox::Outbox;
+    use crate::base::rng::Rng;
+    use crate::settings::Settings;
+
+    const INVITE: &str = "INVITE sip:moewe@hafen.example SIP/2.0\r\nVia: SIP/2.0/UDP a.example;rport;branch=z9hG4bK1, \
+        SIP/2.0/TCP b.example:7;branch=z9hG4bK2\r\nv: SIP/2.0/TLS c.example;branch=z9hG4bK3\r\nRoute: \
+        <sip:bruecke.example;lr;relay>,<sip:d.example;lr>\r\nroute: <sip:e.example;lr>\r\nf: <sip:pia@kontor.example>;tag=1\r\n\
+        t: <sip:moewe@hafen.example>\r\ni: x\r\nCSeq: 1 INVITE\r\nX-Odd: a, \"b\"\r\nContact: <sip:pia@a.example>\r\n\
+        Content-Length: 4\r\n\r\nv=0\n";
+
+    /// The request and the response to it as they are sent on, if it is a request at all.
+    fn relayed(octets: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+        let ways = Ways::new(&Settings { host_name: "bruecke.example".into(), ..Settings::default() });
+        let mut copy = octets.to_vec();
+        let (_, head, len) = crate::sip::framer::datagram(&copy).ok()?;
+        copy.truncate(len);
+        // A response whose only Via is ours belongs to a request of our own.
+        let message = Message::parse(&mut copy, head).ok().filter(|m| m.is_request() || m.vias().nth(1).is_some())?;
+        let source =
+            Source { transport: Transport::Tls, address: ([192, 0, 2, 7], 5061).into(), link: None, listener: None };
+        let record_routes = ["<sip:bruecke.example;lr;relay>".to_owned()];
+        let onward = Onward { max_forwards: 9, record_routes: &record_routes, source };
+        let mut out = Outbox::with_capacity(4096, 4);
+        let mut w = out.begin();
+        if message.is_request() {
+            emit_onward(&mut w, &ways, &message, &onward);
+        } else {
+            emit_back(&mut w, &message);
+        }
+        let octets = w.written().to_vec();
+        w.cancel();
+        Some((octets, message.body().to_vec()))
+    }
+
+    #[test]
+    fn what_is_ours_is_taken_out_of_lists_and_the_rest_stays_as_it_is() {
+        let (sent, _) = relayed(INVITE.as_bytes()).expect("a request");
+        let sent = String::from_utf8(sent).expect("text");
+        let wanted = INVITE
+            .replace("SIP/2.0\r\nVia", "SIP/2.0\r\nRecord-Route: <sip:bruecke.example;lr;relay>\r\nVia")
+            .replace("rport;", "rport=5061;")
+            .replace("branch=z9hG4bK1, ", "branch=z9hG4bK1;received=192.0.2.7\r\nVia: ")
+            .replace("<sip:bruecke.example;lr;relay>,<sip:d.example;lr>", "<sip:d.example;lr>")
+            .replace("Content-Length: 4\r\n", "Content-Length: 4\r\nMax-Forwards: 9\r\n");
+        assert_eq!(sent, wanted);
+    }
+
+    #[test]
+    fn whatever_comes_is_sent_on_as_a_message_with_the_same_body_or_not_at_all() {
+        let mut rng = Rng::from_number(77);
+        let response = INVITE.replacen("INVITE sip:moewe@hafen.example SIP/2.0", "SIP/2.0 200 Fine", 1);
+        for (text, round) in [INVITE, &response].into_iter().cycle().zip(0..20_000) {
+            let mut octets = text.as_bytes().to_vec();
+            for _ in 0..rng.below(4) {
+                let at = rng.below(octets.len() as u64) as usize;
+                match rng.below(3) {
+                    0 => octets[at] = rng.below(256) as u8,
+                    1 => drop(octets.remove(at)),
+                    _ => octets.insert(at, b";,:<> \r\n\t\"0"[rng.below(11) as usize]),
+                }
+            }
+            let Some((mut sent, body)) = relayed(&octets) else { continue };
+            let (_, head, len) = crate::sip::framer::datagram(&sent).unwrap_or_else(|e| panic!("{round}: {e:?}"));
+            sent.truncate(len);
+            let message = Message::parse(&mut sent, head).unwrap_or_else(|e| panic!("{round}: {:?}", e.fault));
+            assert_eq!(message.body(), body, "{round}");
+        }
+    }
+}

@@ -268,6 +268,10 @@ impl Gateway {
             };
             return Err(Fault::new("configured", Side::Ours, text, "set sip domain DOMAIN"));
         }
+        if self.routes.is_blocked(theirs) {
+            let text = format_args!("{theirs} is blocked");
+            return Err(Fault::new("configured", Side::Ours, text, format!("delete blocked {theirs}")));
+        }
         let Some(domain) = self.routes.xmpp_domain(&self.settings, theirs) else {
             return Err(Fault::new(
                 "configured",
@@ -496,7 +500,7 @@ mod tests {
     use crate::base::rng::Rng;
     use crate::base::time::Wall;
     use crate::gateway::input::Input;
-    use crate::settings::{NextHop, NextHopTransport, Partner, Settings, SipDomain};
+    use crate::settings::{Dialect, NextHop, NextHopTransport, Partner, PartnerKind, Settings, SipDomain};
     use core::time::Duration;
 
     /// A gateway with a SIP domain and a partner, and a world that goes nowhere.
@@ -507,19 +511,25 @@ mod tests {
         out: Outbox,
         count: Counters,
         connects: Vec<(LinkId, String)>,
+        sent: Vec<(LinkId, String)>,
     }
 
     impl World {
         fn new() -> Self {
+            Self::with_settings(|_| {})
+        }
+
+        fn with_settings(change: impl FnOnce(&mut Settings)) -> Self {
             let mut partner = Partner::new("wiese.example");
             partner.proxy = Some(("192.0.2.77".into(), None));
             let hop = NextHop { transport: NextHopTransport::Tcp, host: "192.0.2.88".into(), port: Some(5070) };
-            let settings = Settings {
+            let mut settings = Settings {
                 host_name: "bruecke.example".into(),
                 sip_domains: vec![SipDomain { next_hop: Some(hop), ..SipDomain::new("acker.example") }],
                 partners: vec![partner],
                 ..Settings::default()
             };
+            change(&mut settings);
             Self {
                 gateway: Gateway::new(settings, &[7; 32]),
                 now: Instant::from_millis(50_000),
@@ -527,6 +537,7 @@ mod tests {
                 out: Outbox::with_capacity(4096, 16),
                 count: Counters::default(),
                 connects: Vec::new(),
+                sent: Vec::new(),
             }
         }
 
@@ -540,8 +551,10 @@ mod tests {
             };
             let result = call(&mut self.gateway, &mut cx);
             for action in self.out.actions() {
-                if let Action::Connect { link, to, .. } = action {
-                    self.connects.push((*link, to.to_string()));
+                match action {
+                    Action::Connect { link, to, .. } => self.connects.push((*link, to.to_string())),
+                    Action::Send { link, bytes } => self.sent.push((*link, self.out.text(bytes).into())),
+                    _ => {}
                 }
             }
             self.out.clear();
@@ -567,6 +580,27 @@ mod tests {
             lines[lines.len().saturating_sub(2)..].to_vec()
         }
 
+        /// Answers the oldest request that was sent and is not answered, if there is one.
+        fn answer(&mut self, body: &str) -> Option<String> {
+            let (link, request) = (!self.sent.is_empty()).then(|| self.sent.remove(0))?;
+            let mut text = String::from("SIP/2.0 200 OK\r\n");
+            for line in request.split("\r\n").take_while(|line| !line.is_empty()) {
+                let is = |name: &str| line.starts_with(name);
+                if is("Via: ") || is("From: ") || is("Call-ID: ") || is("CSeq: ") {
+                    text += &format!("{line}\r\n");
+                } else if is("To: ") {
+                    text += &format!("{line}{}\r\n", if line.contains(";tag=") { "" } else { ";tag=heu" });
+                }
+            }
+            if !request.starts_with("ACK ") {
+                let length = body.len();
+                text += "Contact: <sip:heu@192.0.2.88>\r\nContent-Type: application/sdp\r\n";
+                let mut octets = format!("{text}Content-Length: {length}\r\n\r\n{body}").into_bytes();
+                self.with(|gateway, cx| gateway.handle(cx, Input::Stream { link, bytes: &mut octets }));
+            }
+            Some(request.split("\r\n").next().unwrap_or_default().to_owned())
+        }
+
         fn close(&mut self, why: CloseReason) {
             let (link, _) = self.connects.pop().expect("a connection");
             self.with(|gateway, cx| gateway.handle(cx, Input::Closed { link, why }));
@@ -587,6 +621,38 @@ mod tests {
             world.with(|gateway, cx| gateway.end_test(cx, test));
             assert!(world.gateway.test_lines(test).is_none() && !world.out.trail.is_watching());
         }
+    }
+
+    #[test]
+    fn a_sip_domain_that_answers_is_green_and_so_is_a_message_in_a_session_with_its_user() {
+        let mut world = World::with_settings(|settings| {
+            settings.sip_domains[0].dialect = Dialect::Lync;
+            settings.partners[0].kind = PartnerKind::Federated;
+        });
+        let test = world.begin("acker.example").expect("a test");
+        let (link, _) = world.connects.pop().expect("a connection");
+        world.with(|gateway, cx| gateway.handle(cx, Input::Opened { link }));
+        assert_eq!(world.answer("").as_deref(), Some("OPTIONS sip:acker.example SIP/2.0"));
+        let lines = world.last_lines(test);
+        assert!(lines[1].starts_with("green: acker.example can be reached"), "{lines:?}");
+
+        let user = Test::User { from: "klee@wiese.example".into(), to: "sip:heu@acker.example".into() };
+        let test = world.with(|gateway, cx| gateway.begin_test(cx, &user)).expect("a test");
+        let session = "v=0\r\no=- 0 0 IN IP4 192.0.2.88\r\ns=-\r\nc=IN IP4 192.0.2.88\r\nt=0 0\r\n\
+                       m=message 5060 sip sip:heu@acker.example\r\na=accept-types:text/plain\r\n";
+        let mut asked = Vec::new();
+        for _ in 0..200 {
+            while let Some(line) = world.answer(session) {
+                asked.push(line.split(' ').next().unwrap_or_default().to_owned());
+            }
+            world.wait(Duration::from_millis(50));
+            if world.gateway.test_lines(test).is_some_and(|(_, outcome)| outcome.is_some()) {
+                break;
+            }
+        }
+        assert_eq!(asked, ["INVITE", "ACK", "MESSAGE"]);
+        let lines = world.last_lines(test);
+        assert!(lines[0].starts_with("ok  delivered") && lines[1].starts_with("green: the message was delivered"));
     }
 
     #[test]
