@@ -597,12 +597,14 @@ impl Gateway {
     }
 
     /// The first NOTIFY says who the other end is and by which way it is reached (RFC 6665
-    /// section 4.4.1); later ones may move the target, never the route set (RFC 3261
-    /// section 12.2).
+    /// section 4.4.1), unless the answer did and the NOTIFY names no way: so it is where the
+    /// answer makes the dialog (RFC 3265 section 3.3.4). Later ones may move the target, never
+    /// the route set (RFC 3261 section 12.2).
     fn learn_dialog(&mut self, key: Key, message: &sip::message::Message<'_>) {
         let target = target_of(message).filter(|target| target.len() <= DIALOG_OCTETS_MAX / 2);
         let Some(subscriber) = self.presence.subscribers.get(key) else { return };
-        let is_first = subscriber.phase == Phase::Begun || subscriber.dialog.remote_tag().is_empty();
+        let says_route = subscriber.phase == Phase::Begun && message.headers("Record-Route").next().is_some();
+        let is_first = says_route || subscriber.dialog.remote_tag().is_empty();
         let octets: usize = message.headers("Record-Route").map(str::len).sum();
         let route_set = (is_first && octets <= DIALOG_OCTETS_MAX)
             .then(|| self.presence.route_sets.of_thriftily(message.headers("Record-Route")));
