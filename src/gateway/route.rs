@@ -245,6 +245,45 @@ pub fn may_send_for(domain: &SipDomain, source: &SipSource<'_>) -> bool {
     }
 }
 
+/// In words for a log, what a SIP connection proved: the names of a believed certificate,
+/// what is wrong with another, or the address alone.
+pub fn proved_by(source: &SipSource<'_>) -> String {
+    /// Names of a certificate that are told.
+    const NAMES_MAX: usize = 4;
+    let Some(certificate) = source.certificate.filter(|_| source.transport == Transport::Tls) else {
+        return format!("{} by {}", source.address, source.transport);
+    };
+    let mut names: Vec<&str> = Vec::new();
+    for name in certificate.dns_names.iter().chain(&certificate.sip_hosts).chain(&certificate.common_name) {
+        if names.len() < NAMES_MAX && !names.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    let names = if names.is_empty() { "no name".into() } else { names.join(",") };
+    match certificate.verdict {
+        None => "no certificate".into(),
+        Some(Ok(())) => names,
+        Some(Err(fault)) => format!("{names} ({fault})"),
+    }
+}
+
+/// In words for a log, what a connection has to prove to send for a SIP domain: what
+/// [`may_send_for`] asks of it.
+pub fn wanted_of(domain: &SipDomain) -> String {
+    if domain.peers.is_empty() {
+        return match &domain.next_hop {
+            Some(hop) if hop.transport == NextHopTransport::Tls => format!("{} or {}", hop.host, domain.domain),
+            Some(hop) => hop.host.clone(),
+            None => domain.domain.clone(),
+        };
+    }
+    let peers = domain.peers.iter().map(|peer| match peer {
+        Peer::Host(host) => host.clone(),
+        Peer::Network(network) => format!("{}/{}", network.address, network.length),
+    });
+    peers.collect::<Vec<_>>().join(" or ")
+}
+
 /// Is it what holds for all SIP domains that are merely discovered?
 pub fn is_discovered(domain: &SipDomain) -> bool {
     domain.domain.is_empty()
@@ -475,6 +514,7 @@ fn slot<T>(table: &mut [T], key: u64, of: impl Fn(&T) -> (u64, Instant)) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::certificate::CertificateFault;
     use crate::base::net::Network;
     use crate::settings::NextHop;
 
@@ -499,6 +539,24 @@ mod tests {
             dns_names: names.iter().map(|name| (*name).into()).collect(),
             ..PeerCertificate::default()
         }
+    }
+
+    #[test]
+    fn the_log_says_what_was_proved_and_what_was_wanted() {
+        let found = |certificate: Option<PeerCertificate>| {
+            proved_by(&source(Transport::Tls, "192.0.2.1", certificate.as_ref()))
+        };
+        assert_eq!(found(Some(certificate(&["a.example", "b.example"]))), "a.example,b.example");
+        assert_eq!(found(Some(PeerCertificate::default())), "no certificate");
+        let expired = PeerCertificate { verdict: Some(Err(CertificateFault::Expired)), ..certificate(&["a.example"]) };
+        assert_eq!(found(Some(expired)), "a.example (expired)");
+        assert_eq!(found(None), "192.0.2.1 by TLS");
+        let hop = NextHop { transport: NextHopTransport::Tls, host: "edge.voip.example".into(), port: None };
+        assert_eq!(wanted_of(&sip_domain("voip.example", Some(hop), Vec::new())), "edge.voip.example or voip.example");
+        assert_eq!(wanted_of(&sip_domain("voip.example", None, Vec::new())), "voip.example");
+        let network = Peer::Network(Network { address: "192.0.2.0".parse().expect("an address"), length: 24 });
+        let peers = vec![Peer::Host("pbx.example".into()), network];
+        assert_eq!(wanted_of(&sip_domain("voip.example", None, peers)), "pbx.example or 192.0.2.0/24");
     }
 
     fn source<'a>(transport: Transport, address: &str, certificate: Option<&'a PeerCertificate>) -> SipSource<'a> {

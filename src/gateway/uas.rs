@@ -181,6 +181,9 @@ impl Gateway {
                 }
                 cx.count(answer.counter);
                 self.log_refusal(cx, message, &answer);
+                if answer.counter == Counter::SipForbidden {
+                    self.log_identity(cx, message, source);
+                }
                 self.answer(cx, transaction, proven, &answer);
             }
         }
@@ -209,6 +212,8 @@ impl Gateway {
             check_require(message)?;
             return Ok(Accepted::Options);
         }
+        // Known or not, nobody may do what nobody here can: the answer tells nothing else.
+        self.check_method(message)?;
         let from = self.proved_sender(message, source)?;
         self.judge_from(message, from)
     }
@@ -468,6 +473,29 @@ impl Gateway {
     /// Is this a session of a user of the sender's domain?
     fn is_session_of(&self, session: Key, from: &Jid) -> bool {
         self.sessions.sip_domain(session).is_some_and(|domain| domain == from.domain())
+    }
+
+    /// Says what a connection proved, and what it has to prove for who it says it speaks
+    /// for: one of the two is to be mended.
+    fn log_identity(&self, cx: &mut Cx<'_>, message: &Message<'_>, source: &Source) {
+        let uri = message.from().uri;
+        let domain = Uri::parse(uri).map(|uri| uri.host.to_ascii_lowercase()).unwrap_or_default();
+        let found = route::proved_by(&self.sip_source(source));
+        let wanted = match self.routes.sip_domain(&self.settings, &domain) {
+            Some(domain) => route::wanted_of(domain),
+            None => "a configured SIP domain".into(),
+        };
+        cx.out.log(
+            crate::base::outbox::Level::Info,
+            "sip.identity",
+            format_args!(
+                "side=sip domain={} peer={} found={} wanted={}",
+                Escaped(&domain),
+                source.address,
+                Escaped(&found),
+                Escaped(&wanted)
+            ),
+        );
     }
 
     pub(super) fn log_refusal(&self, cx: &mut Cx<'_>, message: &Message<'_>, answer: &Answer) {
