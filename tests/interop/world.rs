@@ -3,11 +3,11 @@
 use crate::Outcome;
 use crate::sip::Agent;
 use crate::xmpp::Client;
-use std::cell::Cell;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// How the gateway and Kamailio speak with each other.
@@ -22,18 +22,25 @@ pub enum Hop {
 pub struct World {
     pub net: String,
     pub run: PathBuf,
-    port: Cell<u16>,
-    guests: Cell<u8>,
+    port: AtomicU16,
+    guests: AtomicU16,
+    /// How many guests there are.
+    guests_max: u16,
 }
 
 impl World {
     pub fn start() -> Outcome<Self> {
+        Self::start_with(&[], 30)
+    }
+
+    /// The DNS and the named peers, all of them if none is named, and so many guests.
+    pub fn start_with(names: &[&str], guests: u16) -> Outcome<Self> {
         // Neighbouring process ids fall into different networks.
         let pid = std::process::id();
         let net = format!("127.{}.{}", 16 + pid / 250 % 200, 1 + pid % 250);
         let run = std::env::temp_dir().join(format!("latimer-peers-{net}"));
-        let world = Self { net, run, port: Cell::new(6000), guests: Cell::new(0) };
-        world.peers("up", &[])?;
+        let world = Self { net, run, port: AtomicU16::new(6000), guests_max: guests, guests: AtomicU16::new(0) };
+        world.peers("up", names)?;
         Ok(world)
     }
 
@@ -42,6 +49,7 @@ impl World {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(script);
         let mut command = Command::new(path);
         command.args(names).env("PEERS_NET", &self.net).env("PEERS_RUN", &self.run);
+        command.env("PEERS_GUESTS", self.guests_max.to_string());
         let output = command.stdin(Stdio::null()).output().map_err(|e| format!("tests/peers/{script}: {e}"))?;
         if output.status.success() {
             return Ok(());
@@ -60,8 +68,7 @@ impl World {
 
     /// A fresh port for an agent.
     pub fn agent_address(&self) -> SocketAddr {
-        self.port.set(self.port.get() + 1);
-        self.address(50, self.port.get())
+        self.address(50, self.port.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
     pub fn kamailio(&self) -> SocketAddr {
@@ -87,8 +94,7 @@ impl World {
 
     /// The name of an XMPP user whom nobody knows yet.
     pub fn guest(&self) -> String {
-        self.guests.set(self.guests.get() + 1);
-        format!("guest{}", self.guests.get())
+        format!("guest{}", self.guests.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
     /// Tells Kamailio how to reach the gateway for an XMPP domain.
@@ -216,7 +222,7 @@ impl Config {
     }
 }
 
-fn quoted(pem: &str) -> String {
+pub fn quoted(pem: &str) -> String {
     format!("\"{}\"", pem.trim_end().replace('\n', "\\n"))
 }
 
@@ -229,11 +235,15 @@ pub struct Latimer {
 impl Latimer {
     /// Loads the configuration and starts `latimer serve`; back when it is ready.
     pub fn start(world: &World, config: &Config) -> Outcome<Self> {
-        let dir = world.run.join("latimer");
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
-        load(&dir, &config.text)?;
-        Self::serve(&dir, false)
+        Self::start_in(&world.run.join("latimer"), &config.text)
+    }
+
+    /// The same with its files in a folder of its own, which is made anew.
+    pub fn start_in(dir: &Path, text: &str) -> Outcome<Self> {
+        let _ = std::fs::remove_dir_all(dir);
+        std::fs::create_dir_all(dir).map_err(|e| e.to_string())?;
+        load(dir, text)?;
+        Self::serve(dir, false)
     }
 
     /// Starts it once more on the files it left.
@@ -267,7 +277,11 @@ impl Latimer {
 
     /// Loads another configuration into the file and sends SIGHUP.
     pub fn reload(&self, config: &Config) -> Outcome {
-        load(&self.dir, &config.text)?;
+        self.reload_text(&config.text)
+    }
+
+    pub fn reload_text(&self, text: &str) -> Outcome {
+        load(&self.dir, text)?;
         self.signal("HUP")
     }
 

@@ -233,7 +233,7 @@ impl Client {
         self.wait_for(what, Duration::from_secs(8), fits)
     }
 
-    fn wait_for(&mut self, what: &str, within: Duration, fits: impl Fn(&Element) -> bool) -> Outcome<Element> {
+    pub fn wait_for(&mut self, what: &str, within: Duration, fits: impl Fn(&Element) -> bool) -> Outcome<Element> {
         let end = Instant::now() + within;
         loop {
             if let Some(place) = self.inbox.iter().position(&fits) {
@@ -258,7 +258,8 @@ impl Client {
         self.wait("stream features", |e| e.name == "features").map(drop)
     }
 
-    fn send(&mut self, text: &str) -> Outcome {
+    /// Sends a stanza as it is written.
+    pub fn send(&mut self, text: &str) -> Outcome {
         self.stream.write_all(text.as_bytes()).map_err(|e| format!("{}: {e}", self.jid))
     }
 
@@ -298,7 +299,7 @@ impl Client {
 }
 
 /// Adds what was read to the open elements; gives the one that ends below `depth` others.
-fn add(open: &mut Vec<Element>, event: Event, depth: usize) -> Option<Element> {
+pub fn add(open: &mut Vec<Element>, event: Event, depth: usize) -> Option<Element> {
     match event {
         Event::XmlDeclaration(..) => {}
         Event::StartElement(_, (namespace, name), attributes) => open.push(Element {

@@ -2,6 +2,7 @@
 # PEERS_NET   the loopback /24 of the peers (default 127.0.7); another one is another set
 # PEERS_RUN   state, logs and pid files (default ${TMPDIR:-/tmp}/latimer-peers-$PEERS_NET)
 # PEERS_LOG   info (default) or debug
+# PEERS_GUESTS  how many users there are whom nobody knows yet (default 30)
 HERE=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 NET=${PEERS_NET:-127.0.7}
 RUN=${PEERS_RUN:-${TMPDIR:-/tmp}/latimer-peers-$NET}
@@ -82,7 +83,7 @@ users() { # the test accounts: NAME DOMAIN
     for user in alice bob; do echo "$user $domain.example"; done
   done
   # Users whom nobody knows yet: a scenario takes one, with an empty roster.
-  for guest in $(seq 1 30); do
+  for guest in $(seq 1 "${PEERS_GUESTS:-30}"); do
     for domain in xmpp ej; do echo "guest$guest $domain.example"; done
   done
 }

@@ -1,13 +1,15 @@
 #!/bin/sh
 # make-ca.sh DIR: a private CA and the certificates of the test peers (EC P-256).
+# make-ca.sh DIR NAME CA DAYS DOMAIN...: one more certificate, of a CA that is there.
 # A leaf carries, for each of its domains, a dNSName and a `sip:` URI (RFC 5922), and
 # both the server and the client purpose unless it is named after another wish.
 # id-on-xmppAddr and SRVName stand in gw-allnames alone: ejabberd 23.01 crashes its
 # stream process on a peer's certificate that has an id-on-xmppAddr.
-# Does nothing when DIR is complete.
+# Does nothing when DIR is complete and no further certificate is named.
 set -eu
 dir=$1
-[ -e "$dir/.done" ] && exit 0
+shift
+[ $# = 0 ] && [ -e "$dir/.done" ] && exit 0
 mkdir -p "$dir"
 cd "$dir"
 
@@ -67,6 +69,12 @@ leaf() { # NAME CA DAYS DOMAIN...   (DAYS may be `expired`, CA may be `self`)
   cat "$name.pem" "$name.key" >"$name-both.pem"
   rm -f "$name.csr" "$name.cnf"
 }
+
+if [ $# != 0 ]; then
+  leaf "$@"
+  chmod 644 "$1.key" "$1.pem" "$1-both.pem"
+  exit
+fi
 
 root ca                                                # trusted by every peer
 root otherca                                           # trusted by none
