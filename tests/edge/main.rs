@@ -10,6 +10,7 @@
 
 #![allow(unreachable_pub)] // The modules of one test are public to each other and to nobody else.
 
+mod client;
 mod documents;
 mod im;
 mod message;
@@ -45,7 +46,7 @@ type Outcome<T = ()> = Result<T, String>;
 /// A scenario, by name.
 type Scenario = (&'static str, fn(&Site) -> Outcome);
 
-const TABLES: &[&[Scenario]] = &[presence::SCENARIOS, partners::SCENARIOS, im::SCENARIOS];
+const TABLES: &[&[Scenario]] = &[presence::SCENARIOS, client::SCENARIOS, partners::SCENARIOS, im::SCENARIOS];
 
 /// Scenarios that run at the same time: most of them wait most of the time.
 const AT_ONCE: usize = 6;
