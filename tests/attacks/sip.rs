@@ -4,7 +4,7 @@
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sip {
     pub(crate) start: String,
-    /// Name as written, value.
+    /// Name as written, or the long form of a compact one; value.
     pub(crate) fields: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
 }
@@ -60,7 +60,13 @@ impl Sip {
             }
         }
         for line in lines {
-            let (name, value) = line.split_once(": ").ok_or_else(|| format!("no field: {line:?}"))?;
+            let (name, value) = line.split_once(':').ok_or_else(|| format!("no field: {line:?}"))?;
+            // Only what is written short does without the blank.
+            let (name, value) = match (long_name(name), value.strip_prefix(' ')) {
+                (Some(long), _) => (long, value.trim_start()),
+                (None, Some(value)) => (name, value),
+                (None, None) => return Err(format!("no field: {line:?}")),
+            };
             if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
                 return Err(format!("no field name: {line:?}"));
             }
@@ -81,6 +87,22 @@ impl Sip {
         }
         Ok(Some((Self { start, fields, body: bytes[head + 4..end].to_vec() }, end)))
     }
+}
+
+/// The name that a compact form stands for (RFC 3261 section 7.3.3).
+fn long_name(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "v" => "Via",
+        "f" => "From",
+        "t" => "To",
+        "i" => "Call-ID",
+        "l" => "Content-Length",
+        "c" => "Content-Type",
+        "m" => "Contact",
+        "o" => "Event",
+        "k" => "Supported",
+        _ => return None,
+    })
 }
 
 /// One `name-addr` with parameters, quotes closed.

@@ -126,6 +126,8 @@ pub(crate) struct World {
     pub(crate) stanzas: Vec<(String, El)>,
     /// Requests that reached a next hop.
     pub(crate) requests: Vec<Sip>,
+    /// The connection that the last request came on.
+    pub(crate) last_hop: Option<LinkId>,
     /// Responses, by Call-ID.
     pub(crate) responses: BTreeMap<String, Vec<Sip>>,
     /// Datagrams to anybody who is no next hop.
@@ -160,6 +162,7 @@ impl World {
             far: BTreeMap::new(),
             stanzas: Vec::new(),
             requests: Vec::new(),
+            last_hop: None,
             responses: BTreeMap::new(),
             strays: Vec::new(),
             faults: Vec::new(),
@@ -565,6 +568,7 @@ impl World {
         };
         let response = status.map(|status| message.response(status));
         self.requests.push(message);
+        self.last_hop = link;
         if let Some(response) = response {
             match link {
                 Some(link) => self.house.octets(link, response.as_bytes()),
