@@ -171,6 +171,7 @@ impl Edge {
                     std::thread::spawn(move || {
                         // A handshake that fails leaves no connection.
                         if let Ok(link) = Link::accept(socket, config, shared.next_link()) {
+                            shared.links.lock().expect("no panic with it").push(link.clone());
                             serve(&shared, &link);
                         }
                     });
@@ -203,6 +204,7 @@ impl Edge {
     pub fn link_with(&self, papers: &Papers) -> Outcome<Arc<Link>> {
         let from = SocketAddr::new(self.shared.address, 0);
         let link = Link::connect(from, self.gateway, &self.gateway_name, papers.client()?, self.shared.next_link())?;
+        self.shared.links.lock().expect("no panic with it").push(link.clone());
         let (shared, served) = (self.shared.clone(), link.clone());
         std::thread::spawn(move || serve(&shared, &served));
         *self.current.lock().expect("no panic with it") = Some(link.clone());
@@ -668,7 +670,6 @@ pub fn offer(format: &str) -> String {
 
 /// Reads a connection to its end.
 fn serve(shared: &Arc<Shared>, link: &Arc<Link>) {
-    shared.links.lock().expect("no panic with it").push(link.clone());
     let mut buffer = Vec::new();
     while !shared.ended.load(Ordering::Relaxed) && link.read(&mut buffer) {
         loop {
