@@ -50,13 +50,15 @@ pub struct Tls {
     pub certificates: Vec<NamedCertificate>,
     /// `trust NAME`.
     pub trust: Vec<Trust>,
+    /// `revoked NAME`.
+    pub revoked: Vec<Revoked>,
     /// `public-roots`.
     pub public_roots: bool,
 }
 
 impl Default for Tls {
     fn default() -> Self {
-        Self { certificates: Vec::new(), trust: Vec::new(), public_roots: true }
+        Self { certificates: Vec::new(), trust: Vec::new(), revoked: Vec::new(), public_roots: true }
     }
 }
 
@@ -78,6 +80,15 @@ pub struct Trust {
     pub name: String,
     /// PEM of its certificates.
     pub certificates: String,
+}
+
+/// What CAs took back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revoked {
+    /// The operator's name for it.
+    pub name: String,
+    /// PEM of one or more revocation lists (RFC 5280 section 5).
+    pub lists: String,
 }
 
 /// One `set` line in canonical form.
@@ -244,6 +255,10 @@ impl Tls {
 
     pub(super) fn add_trust(&mut self, name: &str, certificates: String) {
         self.trust.push(Trust { name: name.into(), certificates });
+    }
+
+    pub(super) fn add_revoked(&mut self, name: &str, lists: String) {
+        self.revoked.push(Revoked { name: name.into(), lists });
     }
 }
 
@@ -917,6 +932,7 @@ mod tests {
                     Quoted(&pick(rng, &["plain", "two words", "q\"\\#", "ü<&>", "'", ""])).to_string()
                 }
                 Kind::Certificates(_) => format!("\"{PEM}\""),
+                Kind::RevocationLists(_) => format!("\"{}\"", PEM.replace("CERTIFICATE", "X509 CRL")),
                 Kind::PrivateKey(_) => format!("\"{KEY}\""),
                 Kind::Domain(_) => format!("d{}.example", rng.below(5)),
                 Kind::HostName(_) => pick(rng, &["GW.example", "büro.example"]),

@@ -124,6 +124,13 @@ pub static ROWS: &[Row] = &[
         r#"set tls trust ours "-----BEGIN CERTIFICATE-----\nMIIB...\n-----END CERTIFICATE-----\n""#,
     ),
     row(
+        "tls revoked NAME",
+        Kind::RevocationLists(|c, name, v| c.tls.add_revoked(name, v)),
+        "none",
+        "revocation lists of CAs: what is on one is not believed; nothing is fetched",
+        r#"set tls revoked ours "-----BEGIN X509 CRL-----\nMIIB...\n-----END X509 CRL-----\n""#,
+    ),
+    row(
         "tls public-roots",
         Kind::Truth(|c, _, v| c.tls.public_roots = v),
         "true",

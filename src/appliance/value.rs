@@ -39,6 +39,8 @@ pub enum Kind {
     Secret(Set<String>),
     /// PEM certificates.
     Certificates(Set<String>),
+    /// PEM revocation lists, at least one.
+    RevocationLists(Set<String>),
     /// A PEM private key; not shown.
     PrivateKey(Set<String>),
     /// A domain, kept in U-labels.
@@ -78,6 +80,7 @@ impl Kind {
             Self::Text(max, _) => format!("text of at most {max} octets, in quotes if it holds blanks"),
             Self::Secret(_) => format!("1 to {SECRET_OCTETS_MAX} printable characters, in quotes if it holds blanks"),
             Self::Certificates(_) => "PEM certificates as one quoted value, line breaks written \\n".into(),
+            Self::RevocationLists(_) => "PEM revocation lists as one quoted value, line breaks written \\n".into(),
             Self::PrivateKey(_) => {
                 "one PEM private key without a pass phrase as one quoted value, line breaks written \\n".into()
             }
@@ -149,6 +152,12 @@ impl Kind {
                 set(config, name, text.clone());
                 Ok(text)
             }
+            Self::RevocationLists(set) => {
+                revocation_lists(text)?;
+                let text = lines(text);
+                set(config, name, text.clone());
+                Ok(text)
+            }
             Self::PrivateKey(set) => {
                 private_key(text)?;
                 let text = lines(text);
@@ -214,7 +223,11 @@ impl Kind {
     /// The fault of a value that was not taken: `what` as [`Self::read`] has it.
     pub fn fault(&self, path: &str, text: &str, what: &str, example: &str) -> Fault {
         let shown = match self {
-            Self::Secret(_) | Self::PrivateKey(_) | Self::Certificates(_) | Self::Nothing(_) => String::new(),
+            Self::Secret(_)
+            | Self::PrivateKey(_)
+            | Self::Certificates(_)
+            | Self::RevocationLists(_)
+            | Self::Nothing(_) => String::new(),
             _ => format!(" '{}'", crate::base::text::Escaped(text)),
         };
         Fault::new(format!("{path}{shown}: {what}"), self.allowed(), example)
@@ -400,10 +413,19 @@ fn masked(address: IpAddr, length: u8) -> IpAddr {
 }
 
 fn certificates(text: &str) -> Result<(), String> {
+    all_are(text, "CERTIFICATE", "certificate")
+}
+
+fn revocation_lists(text: &str) -> Result<(), String> {
+    all_are(text, "X509 CRL", "revocation list")
+}
+
+/// Is it PEM of one or more of these?
+fn all_are(text: &str, label: &str, what: &str) -> Result<(), String> {
     let blocks = pem::blocks(text)?;
-    match blocks.iter().find(|block| block.label != "CERTIFICATE") {
-        Some(block) => Err(format!("PEM: a {} among the certificates", block.label)),
-        None if blocks.is_empty() => Err("PEM: no certificate in it".into()),
+    match blocks.iter().find(|block| block.label != label) {
+        Some(block) => Err(format!("PEM: a {} among the {what}s", block.label)),
+        None if blocks.is_empty() => Err(format!("PEM: no {what} in it")),
         None => Ok(()),
     }
 }
@@ -530,10 +552,13 @@ mod tests {
         let certificate = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
         let key = "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n";
         canonical(Kind::Certificates(|_, _, _| ()), certificate, certificate);
+        let list = "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n";
+        canonical(Kind::RevocationLists(|_, _, _| ()), list, list);
         canonical(Kind::PrivateKey(|_, _, _| ()), &key.replace('\n', "\r\n"), key);
         for (kind, bad) in [
             (Kind::Certificates(|_, _, _| ()), key.to_string()),
             (Kind::Certificates(|_, _, _| ()), String::new()),
+            (Kind::RevocationLists(|_, _, _| ()), certificate.to_string()),
             (Kind::PrivateKey(|_, _, _| ()), certificate.into()),
             (Kind::PrivateKey(|_, _, _| ()), key.repeat(2)),
             (Kind::PrivateKey(|_, _, _| ()), key.replace("PRIVATE", "ENCRYPTED PRIVATE")),

@@ -159,7 +159,7 @@ impl Demo {
         let lines = lines(sip, xmpp, phone.address().map_err(failed)?, server.address().map_err(failed)?);
         let (config, _) = config::load(&lines)
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
-        let tls = Tls::new(&Material { certificates: &[], trust: &[], public_roots: false })?;
+        let tls = Tls::new(&Material::default())?;
         let mut reactor_seed = [0; 32];
         rng.fill(&mut reactor_seed);
         let mut reactor = Reactor::new(reactor_seed, tls, Log::new()).map_err(failed)?;

@@ -97,7 +97,10 @@ pub fn usable(config: &Config) -> Result<(Tls, Vec<log::Syslog>), Unusable> {
         .collect();
     let trust: Vec<_> =
         config.tls.trust.iter().map(|trust| (trust.name.as_str(), trust.certificates.as_str())).collect();
-    let material = Material { certificates: &certificates, trust: &trust, public_roots: config.tls.public_roots };
+    let revoked: Vec<_> =
+        config.tls.revoked.iter().map(|revoked| (revoked.name.as_str(), revoked.lists.as_str())).collect();
+    let public_roots = config.tls.public_roots;
+    let material = Material { certificates: &certificates, trust: &trust, revoked: &revoked, public_roots };
     let syslog = match config.system.syslog {
         None => None,
         Some(syslog) => match syslog.transport {

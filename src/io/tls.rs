@@ -31,10 +31,15 @@ use rustls::{
     ServerConnection, SignatureScheme,
 };
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, TrustAnchor, UnixTime};
+use rustls_pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, TrustAnchor, UnixTime,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, VerifiedPath};
+use webpki::{
+    CertRevocationList, EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, OwnedCertRevocationList,
+    RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
+};
 use x509_parser::prelude::{FromDer, GeneralName, GeneralSubtree, NameConstraints, ParsedExtension, X509Certificate};
 
 /// Plain octets a session buffers before it takes no more: one record.
@@ -52,6 +57,8 @@ pub struct Material<'a> {
     pub certificates: &'a [(&'a str, &'a str, &'a str)],
     /// `tls trust NAME`: name, one or more certificates.
     pub trust: &'a [(&'a str, &'a str)],
+    /// `tls revoked NAME`: name, one or more revocation lists.
+    pub revoked: &'a [(&'a str, &'a str)],
     /// `tls public-roots`.
     pub public_roots: bool,
 }
@@ -85,6 +92,8 @@ pub struct Tls {
     anchors: Vec<TrustAnchor<'static>>,
     /// The certificates of `tls trust` themselves: one of them may be a peer's own.
     trusted: Vec<CertificateDer<'static>>,
+    /// What CAs took back.
+    revoked: Vec<CertRevocationList<'static>>,
     /// Subjects of `tls trust`: some SIP peers show no certificate unless its CA is
     /// among those asked for.
     hints: Arc<Verifier>,
@@ -148,11 +157,16 @@ impl Tls {
             subjects.push(DistinguishedName::in_sequence(&anchor.subject));
             anchors.push(anchor.to_owned());
         }
+        let mut revoked = Vec::new();
+        for (name, pem) in material.revoked {
+            revoked.extend(lists_of(pem).map_err(|what| Unusable { path: format!("tls revoked {name}"), what })?);
+        }
         let algorithms = provider.signature_verification_algorithms;
         Ok(Self {
             certificates: certificates.into(),
             anchors,
             trusted,
+            revoked,
             hints: Arc::new(Verifier { algorithms, hints: subjects }),
             any: Arc::new(Verifier { algorithms, hints: Vec::new() }),
             clients: BTreeMap::new(),
@@ -225,7 +239,13 @@ impl Tls {
         let certificate = EndEntityCert::try_from(own).map_err(|_| CertificateFault::Bad)?;
         let time = UnixTime::since_unix_epoch(Duration::from_secs(wall.seconds().max(0) as u64));
         let algorithms = self.provider.signature_verification_algorithms.all;
-        match certificate.verify_for_usage(algorithms, &self.anchors, rest, time, ServerPurpose, None, None) {
+        // Whoever is on a list is out; who is not, or whose CA has none here, is in. A list
+        // that is out of date still says who is out.
+        let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
+        let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
+            options.with_depth(RevocationCheckDepth::Chain).with_status_policy(UnknownStatusPolicy::Allow).build()
+        });
+        match certificate.verify_for_usage(algorithms, &self.anchors, rest, time, ServerPurpose, revocation, None) {
             Ok(path) => Ok(bounds_of(&path)),
             Err(error) => Err(fault_of(&error, own, rest)),
         }
@@ -314,6 +334,21 @@ fn chain_of(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
         X509Certificate::from_der(certificate).map_err(|_| "holds a certificate that cannot be read")?;
     }
     Ok(chain)
+}
+
+/// The revocation lists of a PEM text, at least one.
+fn lists_of(pem: &str) -> Result<Vec<CertRevocationList<'static>>, String> {
+    let lists = CertificateRevocationListDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| format!("not readable as PEM ({e})"))?;
+    if lists.is_empty() {
+        return Err("holds no revocation list in PEM form".into());
+    }
+    let read = |list: &CertificateRevocationListDer<'_>| {
+        let list = OwnedCertRevocationList::from_der(list);
+        list.map(CertRevocationList::from).map_err(|e| format!("holds a revocation list that cannot be read ({e})"))
+    };
+    lists.iter().map(read).collect()
 }
 
 fn protocols(alpn: &'static str) -> Vec<Vec<u8>> {
@@ -806,7 +841,8 @@ pub(crate) mod tests {
         let certificates = [("ours", pem.as_str(), key.as_str())];
         let trust: Vec<_> = trust.iter().map(|made| ("ca", made.pem.as_str())).collect();
         let certificates = if chain.is_empty() { &[] } else { &certificates[..] };
-        Tls::new(&Material { certificates, trust: &trust, public_roots: true }).expect("good material")
+        Tls::new(&Material { certificates, trust: &trust, public_roots: true, ..Material::default() })
+            .expect("good material")
     }
 
     /// One CA, a certificate for each side from it, and both sides.
@@ -921,6 +957,49 @@ pub(crate) mod tests {
             let names: Vec<_> = chain.iter().map(|made| made.params.distinguished_name.clone()).collect();
             assert_eq!(verdict(&chain, &[trust]), expected, "{names:?}");
         }
+    }
+
+    /// The list of a CA, with the certificate of that serial number on it.
+    fn list(of: &Made, serial: u64) -> String {
+        let entry = rcgen::RevokedCertParams {
+            serial_number: serial.into(),
+            revocation_time: date_time_ymd(2025, 6, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: date_time_ymd(2025, 6, 2),
+            // Out of date by now: who was on it still is.
+            next_update: date_time_ymd(2025, 7, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: vec![entry],
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        let signed = list.signed_by(&Issuer::from_params(&of.params, &of.key)).expect("a list");
+        signed.pem().expect("PEM")
+    }
+
+    #[test]
+    fn what_is_on_a_list_of_its_ca_is_revoked_and_nothing_else() {
+        let (root, other) = (ca("Root", None), ca("Other", None));
+        let middle = ca("Intermediate", Some(&root));
+        let seven = leaf(Some(&root), |p| p.serial_number = Some(7.into()));
+        let eight = leaf(Some(&root), |p| p.serial_number = Some(8.into()));
+        let below = leaf(Some(&middle), |p| p.serial_number = Some(7.into()));
+        let verdict = |chain: &[&Made], lists: &str| {
+            let trust = [("root", root.pem.as_str())];
+            let revoked = [("lists", lists)];
+            let tls = Tls::new(&Material { trust: &trust, revoked: &revoked, ..Material::default() }).expect("good");
+            let chain: Vec<_> = chain.iter().flat_map(|made| chain_of(&made.pem).expect("a certificate")).collect();
+            tls.verdict(&chain[0], &chain[1..], NOW).map(drop)
+        };
+        let of_root = list(&root, 7);
+        assert_eq!(verdict(&[&seven], &of_root), Err(CertificateFault::Revoked));
+        assert_eq!(verdict(&[&eight], &of_root), Ok(()));
+        assert_eq!(verdict(&[&below, &middle], &of_root), Ok(()), "a list of another CA");
+        assert_eq!(verdict(&[&seven], &list(&other, 7)), Ok(()), "a list of a stranger");
+        assert_eq!(verdict(&[&seven], &(list(&other, 7) + &of_root)), Err(CertificateFault::Revoked));
     }
 
     #[test]
@@ -1077,8 +1156,8 @@ pub(crate) mod tests {
         let keys: Vec<String> = made.iter().map(Made::key_pem).collect();
         let certificates: Vec<_> =
             made.iter().zip(&keys).map(|(made, key)| ("name", made.pem.as_str(), key.as_str())).collect();
-        let mut server = Tls::new(&Material { certificates: &certificates, trust: &[], public_roots: false })
-            .expect("good material");
+        let mut server =
+            Tls::new(&Material { certificates: &certificates, ..Material::default() }).expect("good material");
         let mut client = side(&[], &[&root]);
         let mut shown = |asked: &str, local: &str| {
             let mut c = client.begin(TlsRole::Client, "", asked, ADDRESS, "", false).expect("a session");
@@ -1126,7 +1205,7 @@ pub(crate) mod tests {
         let of = |chain: &str, key: &str, trust: &str| {
             let certificates = [("main", chain, key)];
             let trust = [("house", trust)];
-            Tls::new(&Material { certificates: &certificates, trust: &trust, public_roots: false })
+            Tls::new(&Material { certificates: &certificates, trust: &trust, ..Material::default() })
                 .expect_err("unusable")
                 .to_string()
         };
@@ -1134,14 +1213,16 @@ pub(crate) mod tests {
         assert!(of(&a.pem, "no key", &root.pem).starts_with("tls certificate main key: no private key"));
         assert!(of(&a.pem, &b.key_pem(), &root.pem).contains("does not belong"));
         assert!(of(&a.pem, &a.key_pem(), "nothing").starts_with("tls trust house: "));
+        let revoked = [("ours", a.pem.as_str())];
+        let fault = Tls::new(&Material { revoked: &revoked, ..Material::default() }).map(drop).expect_err("no list");
+        assert!(fault.path == "tls revoked ours" && fault.what.contains("no revocation list"), "{fault:?}");
     }
 
     #[test]
     fn weak_signatures_are_no_proof() {
         let later = Wall(1_900_000_000_000);
         for (own, ca) in [(SHA1_LEAF, STRONG_CA), (LEAF_OF_RSA_1024, RSA_1024_CA)] {
-            let tls = Tls::new(&Material { certificates: &[], trust: &[("ca", ca)], public_roots: false })
-                .expect("good material");
+            let tls = Tls::new(&Material { trust: &[("ca", ca)], ..Material::default() }).expect("good material");
             let own = chain_of(own).expect("a certificate");
             assert_eq!(tls.verdict(&own[0], &[], later).err(), Some(CertificateFault::Bad));
         }
