@@ -68,7 +68,6 @@ impl Gateway {
             sip_domain: sender.domain().to_owned(),
             uri: message::sip_uri(sender, true).ok()?,
             from: from.clone(),
-            sender: recipient.as_str().to_owned(),
             from_tag: message::new_tag(cx),
             to: to.clone(),
             call_id: message::new_call_id(cx),

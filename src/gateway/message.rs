@@ -160,15 +160,13 @@ impl Gateway {
         if content != Content::Message || text.body.is_empty() {
             return Err(Answer::new(200, "OK", Counter::SipMessageNothing));
         }
-        let call_id = message.call_id();
-        let thread = self.memory.thread(call_id).to_owned();
         let inbound = Inbound {
             transaction: Some(transaction),
             from,
             to,
             hops,
-            conversation: call_id,
-            thread: &thread,
+            conversation: message.call_id(),
+            thread: None,
             subject: message.header("Subject"),
             language: message.header("Content-Language").and_then(content::outward::first_language),
             date,
@@ -211,7 +209,7 @@ impl Gateway {
                 .filter(|subject| !subject.is_empty())
                 .or(inbound.subject)
                 .filter(|subject| !subject.trim().is_empty()),
-            thread: inbound.thread,
+            thread: inbound.thread.unwrap_or_else(|| self.memory.thread(inbound.conversation)),
             body: &text.body,
             xhtml: Some(text.xhtml.as_str()).filter(|xhtml| !xhtml.is_empty()),
             delay: inbound.date.or(text.sent).filter(|date| cx.wall.0 - date.0 > DELAY_MIN_MS),
@@ -450,7 +448,6 @@ impl Gateway {
             date: delay_of(stanza).map(|sent| content::date::SipDate(sent).to_string()),
             content_type: if body.is_ascii() { "text/plain" } else { "text/plain;charset=UTF-8" },
             body: body.into_owned(),
-            sender: stanza.from.as_str().to_owned(),
             html: self.html_for(stanza.to.domain(), rich),
             thread: thread.as_deref().map(|thread| crate::base::text::cut(thread, THREAD_OCTETS_MAX).to_owned()),
             is_repeated: false,
@@ -511,7 +508,7 @@ impl Gateway {
     ) -> Result<(), NoRoom> {
         match self.pending.enter_to_sip(lane, origin, request) {
             Ok((ticket, Some(request))) => {
-                self.send_to_sip(cx, ticket, Box::new(request));
+                self.send_to_sip(cx, ticket, request);
                 Ok(())
             }
             Ok((_, None)) => Ok(()),
@@ -626,7 +623,7 @@ impl Gateway {
         // A request that fails at once calls back here for its own successor, so the
         // depth is bounded by PENDING_PER_PAIR_MAX.
         if let Some((ticket, request)) = self.pending.next_in_lane(done) {
-            self.send_to_sip(cx, ticket, Box::new(request));
+            self.send_to_sip(cx, ticket, request);
         }
     }
 
@@ -746,8 +743,8 @@ pub(super) struct Inbound<'a> {
     pub(super) hops: u8,
     /// Call-ID.
     pub(super) conversation: &'a str,
-    /// `<thread/>`.
-    pub(super) thread: &'a str,
+    /// `<thread/>`; `None`: the one that the Call-ID stands for.
+    pub(super) thread: Option<&'a str>,
     pub(super) subject: Option<&'a str>,
     pub(super) language: Option<&'a str>,
     pub(super) date: Option<Wall>,

@@ -36,8 +36,6 @@ pub struct Outgoing {
     pub content_type: &'static str,
     /// The body.
     pub body: String,
-    /// The JID of the sender, whom SIP may know by another address.
-    pub sender: String,
     /// The body as HTML too, where the SIP side may take it; empty: there is none.
     pub html: String,
     /// The conversation, as XMPP knows it.

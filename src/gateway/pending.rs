@@ -196,6 +196,14 @@ impl Table {
         Some(pending)
     }
 
+    /// The JID of the XMPP user whose message it is; `None`: it is a notice of our own.
+    pub fn sender(&self, ticket: Ticket) -> Option<&str> {
+        match self.slots.get(ticket.0)? {
+            Pending::ToSip(entry) => entry.origin.as_ref().map(|origin| &*origin.from),
+            Pending::ToXmpp(_) => None,
+        }
+    }
+
     /// Which lane a message for SIP stands in.
     pub fn lane_of(&self, ticket: Ticket) -> Option<u64> {
         match self.slots.get(ticket.0)? {
@@ -206,23 +214,24 @@ impl Table {
 
     /// Keeps the request of a message that goes, or waits to go, in a session. Gives it back
     /// if there is no room.
-    pub fn carry(&mut self, ticket: Ticket, session: Key, request: Box<Outgoing>) -> Result<(), Box<Outgoing>> {
+    #[allow(clippy::result_large_err, reason = "it is on the way, not on a heap")]
+    pub fn carry(&mut self, ticket: Ticket, session: Key, request: Outgoing) -> Result<(), Outgoing> {
         let octets = request.octets();
         let Some(Pending::ToSip(entry)) = self.slots.get_mut(ticket.0) else { return Err(request) };
         if self.waiting_octets + octets > PENDING_OCTETS_MAX {
             return Err(request);
         }
         self.waiting_octets += octets;
-        entry.carried = Some((session, request));
+        entry.carried = Some((session, Box::new(request)));
         Ok(())
     }
 
     /// The session a message was sent in, and its request, which is kept no longer.
-    pub fn uncarry(&mut self, ticket: Ticket) -> Option<(Key, Box<Outgoing>)> {
+    pub fn uncarry(&mut self, ticket: Ticket) -> Option<(Key, Outgoing)> {
         let Some(Pending::ToSip(entry)) = self.slots.get_mut(ticket.0) else { return None };
-        let carried = entry.carried.take()?;
-        self.waiting_octets -= carried.1.octets();
-        Some(carried)
+        let (session, request) = entry.carried.take()?;
+        self.waiting_octets -= request.octets();
+        Some((session, *request))
     }
 
     /// The request whose turn it is in the lane of a message just taken out.

@@ -268,7 +268,7 @@ impl Gateway {
             to: session.xmpp_target(),
             hops: HOPS_MAX,
             conversation: &call_id,
-            thread: &thread,
+            thread: Some(&thread),
             subject: None,
             language: None,
             date: None,

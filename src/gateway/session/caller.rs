@@ -30,7 +30,7 @@ const CANCEL_WAIT: Duration = Duration::from_secs(32);
 impl Gateway {
     /// Sends a request whose turn it is in its lane: in the session of its pair of users, in
     /// one that is opened for it, or by itself.
-    pub(in crate::gateway) fn send_to_sip(&mut self, cx: &mut Cx<'_>, ticket: Ticket, request: Box<Outgoing>) {
+    pub(in crate::gateway) fn send_to_sip(&mut self, cx: &mut Cx<'_>, ticket: Ticket, request: Outgoing) {
         let Some(lane) = self.pending.lane_of(ticket) else { return };
         if let Some(key) = self.sessions.open(lane) {
             return self.message_in_session(cx, key, ticket, request);
@@ -39,7 +39,7 @@ impl Gateway {
         if !is_wanted {
             return self.message_alone(cx, ticket, &request);
         }
-        let key = self.sessions.inviting(lane).or_else(|| self.invite(cx, lane, &request));
+        let key = self.sessions.inviting(lane).or_else(|| self.invite(cx, lane, ticket, &request));
         let Some(key) = key else { return self.refuse_to_sip(cx, ticket, Refused::Overload, &request.body) };
         match self.pending.carry(ticket, key, request) {
             Ok(()) => {
@@ -70,7 +70,7 @@ impl Gateway {
     }
 
     /// Sends a message inside an open session.
-    fn message_in_session(&mut self, cx: &mut Cx<'_>, key: Key, id: Ticket, request: Box<Outgoing>) {
+    fn message_in_session(&mut self, cx: &mut Cx<'_>, key: Key, id: Ticket, request: Outgoing) {
         self.notice_to_sip(cx, key);
         let rich = self.alternatives(cx, key, &request);
         let content = rich.as_ref().map_or((request.content_type, &*request.body), |(kind, body)| (kind, body));
@@ -119,8 +119,13 @@ impl Gateway {
     }
 
     /// Sends an INVITE for a message. `None`: there was no room.
-    fn invite(&mut self, cx: &mut Cx<'_>, lane: u64, request: &Outgoing) -> Option<Key> {
-        let (sip, xmpp) = (jid_of(&request.to)?, Jid::parse(&request.sender).ok()?);
+    fn invite(&mut self, cx: &mut Cx<'_>, lane: u64, of: Ticket, request: &Outgoing) -> Option<Key> {
+        let sip = jid_of(&request.to)?;
+        // SIP may know the sender by another address than XMPP; not so in a notice of ours.
+        let xmpp = match self.pending.sender(of) {
+            Some(sender) => Jid::parse(sender).ok()?,
+            None => jid_of(&request.from)?,
+        };
         // His client's name is no part of the address that a dialog has.
         let from = Uri::parse(&request.from).ok()?;
         let local_uri = format!("sip:{}@{}", from.user?, from.host);

@@ -136,7 +136,7 @@ impl Gateway {
             to: session.xmpp_target(),
             hops,
             conversation: &call_id,
-            thread: &thread,
+            thread: Some(&thread),
             subject: message.header("Subject"),
             language: message.header("Content-Language").and_then(content::outward::first_language),
             date,
