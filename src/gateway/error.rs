@@ -209,7 +209,7 @@ pub fn of_response(message: &Message<'_>, dialect: Dialect) -> StanzaError<'stat
     if words.is_empty() { error } else { error.with_text(words) }
 }
 
-/// What a failure's diagnostics say, for a log line: number, reason and who says so, the
+/// What a failure's diagnostics say, for a log line: number, reason, what it is about and who says so, the
 /// public ones first.
 pub struct Said<'a>(pub &'a Message<'a>);
 
@@ -218,8 +218,10 @@ impl fmt::Display for Said<'_> {
         for (at, said) in Diagnostic::all(self.0).enumerate() {
             let blank = if at == 0 { "" } else { " " };
             write!(f, "{blank}diagnostics={} reason={}", said.id, Sentence(said.reason))?;
-            if !said.source.is_empty() {
-                write!(f, " source={}", Escaped(said.source))?;
+            for (name, value) in [("about", said.domain), ("source", said.source)] {
+                if !value.is_empty() {
+                    write!(f, " {name}={}", Escaped(value))?;
+                }
             }
         }
         Ok(())
@@ -408,12 +410,12 @@ mod tests {
 
     #[test]
     fn what_a_peer_says_of_a_failure_is_logged_on_one_line() {
-        let lines = "ms-diagnostics: 1008;reason=\"Cannot resolve\";source=\"edge.office.example\"\r\n\
+        let lines = "ms-diagnostics: 1008;reason=\"Cannot resolve\";domain=\"lake.example\";source=\"edge.office.example\"\r\n\
                      ms-diagnostics-public: 1003;reason=\"No one\"\r\n";
         let said = parsed("504 Late", lines, |message| Said(message).to_string());
         assert_eq!(
             said,
-            "diagnostics=1003 reason=\"No one\" diagnostics=1008 reason=\"Cannot resolve\" source=edge.office.example"
+            "diagnostics=1003 reason=\"No one\" diagnostics=1008 reason=\"Cannot resolve\" about=lake.example source=edge.office.example"
         );
         assert_eq!(parsed("504 Late", "", |message| Said(message).to_string()), "");
     }

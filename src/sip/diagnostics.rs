@@ -167,13 +167,15 @@ pub struct Diagnostic<'a> {
     pub reason: &'a str,
     /// `source`: the host that says so; empty if it does not tell.
     pub source: &'a str,
+    /// `domain`: the domain it is about; empty if it does not tell.
+    pub domain: &'a str,
 }
 
 impl<'a> Diagnostic<'a> {
     /// Reads a header value: `ID;reason="..";source="..";...`.
     pub fn parse(value: &'a str) -> Option<Self> {
         let (id, mut rest) = value.split_once(';').unwrap_or((value, ""));
-        let mut found = Self { id: id.trim().parse().ok()?, reason: "", source: "" };
+        let mut found = Self { id: id.trim().parse().ok()?, reason: "", source: "", domain: "" };
         while let Some((name, after)) = rest.split_once('=') {
             let after = after.trim_start();
             let (value, next) = match after.strip_prefix('"') {
@@ -186,6 +188,7 @@ impl<'a> Diagnostic<'a> {
             match name.trim() {
                 name if name.eq_ignore_ascii_case("reason") => found.reason = value,
                 name if name.eq_ignore_ascii_case("source") => found.source = value,
+                name if name.eq_ignore_ascii_case("domain") => found.domain = value,
                 _ => {}
             }
             rest = next;
@@ -240,8 +243,16 @@ mod tests {
     fn what_a_peer_says_is_read() {
         let read =
             Diagnostic::parse("1008;reason=\"Unable to resolve; DNS\";domain=\"a.example\";source=\"edge.example\"");
-        assert_eq!(read, Some(Diagnostic { id: 1008, reason: "Unable to resolve; DNS", source: "edge.example" }));
-        let short = Diagnostic { id: 42, reason: "", source: "" };
+        assert_eq!(
+            read,
+            Some(Diagnostic {
+                id: 1008,
+                reason: "Unable to resolve; DNS",
+                source: "edge.example",
+                domain: "a.example"
+            })
+        );
+        let short = Diagnostic { id: 42, reason: "", source: "", domain: "" };
         for value in ["42", " 42 ;x", "42;reason", "42;reason=", "42;;="] {
             assert_eq!(Diagnostic::parse(value), Some(short), "{value}");
         }

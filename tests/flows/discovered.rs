@@ -4,6 +4,7 @@
 use crate::neighbours::{Names, Neighbours};
 use crate::peers::Record;
 use latimer::base::net::Transport;
+use latimer::settings::provider::Provider;
 use latimer::settings::{Dialect, ImMode, NextHopTransport, SipDomain};
 use std::collections::BTreeMap;
 
@@ -196,4 +197,19 @@ fn a_next_hop_is_gone_to_without_a_question_about_the_federation() {
     hello(&mut n);
     assert_eq!(n.sip.len(), 1);
     assert!(!n.world.lines.iter().any(|line| line.contains("_sipfederationtls")));
+}
+
+#[test]
+fn a_provider_at_its_end_is_told_of_once_a_day() {
+    let names = names();
+    let mut settings = names.settings();
+    let mut provider = Provider::new("skype");
+    provider.enabled = true;
+    settings.providers.push(provider);
+    let mut n = Neighbours::new(names, settings, 1);
+    let told = |n: &Neighbours| n.world.lines.iter().filter(|line| line.contains("provider.ended")).count();
+    n.advance(1000);
+    assert_eq!(told(&n), 1);
+    n.advance(3 * 86_400_000);
+    assert_eq!(told(&n), 4);
 }
