@@ -248,13 +248,7 @@ impl<'a> Site<'a> {
     /// A certificate of the CA `ca`, valid for so many days, or `expired`.
     pub(crate) fn papers(&self, what: &str, ca: &str, days: &str, names: &[&str]) -> Outcome<Papers> {
         let name = format!("{what}-{}", self.names.number);
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/ca/make-ca.sh");
-        let one_at_a_time = self.certificates.lock().expect("no scenario panics with it");
-        let mut command = Command::new(script);
-        let output = command.arg(self.world.run.join("ca")).args([&name, ca, days]).args(names).output();
-        let output = output.map_err(|e| format!("make-ca.sh: {e}"))?;
-        drop(one_at_a_time);
-        ensure(output.status.success(), || String::from_utf8_lossy(&output.stderr).into_owned())?;
+        self.make_ca(&[&[&name, ca, days], names].concat())?;
         let pem = |file: &str| self.world.pem(file);
         Ok(Papers {
             chain: pem(&format!("{name}.pem"))?,
@@ -262,6 +256,22 @@ impl<'a> Site<'a> {
             ca: pem("ca.pem")?,
             shown: true,
         })
+    }
+
+    /// The revocation list of the CA that has a certificate made by [`Site::papers`] on it.
+    pub(crate) fn revoke(&self, what: &str) -> Outcome<String> {
+        let number = self.names.number;
+        let list = format!("list-{number}");
+        self.make_ca(&["--revoke", &format!("{what}-{number}"), "ca", &list])?;
+        self.world.pem(&format!("{list}.pem"))
+    }
+
+    fn make_ca(&self, words: &[&str]) -> Outcome {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/ca/make-ca.sh");
+        let _one_at_a_time = self.certificates.lock().expect("no scenario panics with it");
+        let output = Command::new(script).arg(self.world.run.join("ca")).args(words).output();
+        let output = output.map_err(|e| format!("make-ca.sh: {e}"))?;
+        ensure(output.status.success(), || format!("make-ca.sh: {}", String::from_utf8_lossy(&output.stderr)))
     }
 
     /// The Edge of the SIP domain, with its good certificate.

@@ -6,6 +6,7 @@ use crate::old::{OldServer, Stream};
 use crate::player::{Answer, Edge, First, offer};
 use crate::presence::{CATEGORIES, add, notify};
 use crate::wire::Papers;
+use crate::world::quoted;
 use crate::{EJABBERD, Outcome, PROSODY, QUIET, SOON, Scenario, Site, ensure, equal};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::process::Command;
@@ -24,6 +25,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ("f25-mtls-wrong-name", |site| mutual_tls(site, "wrong name")),
     ("f25-mtls-expired", |site| mutual_tls(site, "expired")),
     ("f25-mtls-untrusted", |site| mutual_tls(site, "untrusted")),
+    ("f25-mtls-revoked", |site| mutual_tls(site, "revoked")),
     ("f26-srv-discovery", srv_discovery),
     ("f26-srv-target-outside", srv_target_outside),
     ("f27-direct-partner", direct_partner),
@@ -184,10 +186,15 @@ fn mutual_tls(site: &Site, fault: &str) -> Outcome {
         "none" => (Papers { shown: false, ..good()? }, "certificate"),
         "wrong name" => (site.papers("edge", "ca", "3650", &["sip.somebody-else.example"])?, "somebody-else.example"),
         "expired" => (site.papers("edge", "ca", "expired", &[&host])?, "xpired"),
+        "revoked" => (good()?, "revoked"),
         _ => (site.papers("edge", "otherca", "3650", &[&host])?, "nknown"),
     };
     let edge = site.edge_with(site.domain(), papers)?;
-    let latimer = site.latimer(&site.config(PROSODY, &[])?)?;
+    let mut text = site.config(PROSODY, &[])?;
+    if fault == "revoked" {
+        text.push_str(&format!("set tls revoked ours {}\n", quoted(&site.revoke("edge")?)));
+    }
+    let latimer = site.latimer(&text)?;
     let (mut guest, bare) = site.guest(PROSODY)?;
     let odile = edge.user("odile");
     let first = First { plain: "unproven", ..First::default() };

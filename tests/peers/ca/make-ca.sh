@@ -1,6 +1,7 @@
 #!/bin/sh
 # make-ca.sh DIR: a private CA and the certificates of the test peers (EC P-256).
 # make-ca.sh DIR NAME CA DAYS DOMAIN...: one more certificate, of a CA that is there.
+# make-ca.sh DIR --revoke NAME CA LIST: the CA's revocation list with that certificate on it.
 # A leaf carries, for each of its domains, a dNSName and a `sip:` URI (RFC 5922), and
 # both the server and the client purpose unless it is named after another wish.
 # id-on-xmppAddr and SRVName stand in gw-allnames alone: ejabberd 23.01 crashes its
@@ -70,6 +71,16 @@ leaf() { # NAME CA DAYS DOMAIN...   (DAYS may be `expired`, CA may be `self`)
   rm -f "$name.csr" "$name.cnf"
 }
 
+if [ "${1:-}" = --revoke ]; then
+  : >index.txt
+  echo 01 >crlnumber
+  printf '[ca]\ndefault_ca=c\n[c]\ndatabase=index.txt\ncrlnumber=crlnumber\ndefault_md=sha256\n' >ca.cnf
+  printf 'default_crl_days=30\ncrl_extensions=e\n[e]\nauthorityKeyIdentifier=keyid:always\n' >>ca.cnf
+  openssl ca -config ca.cnf -cert "$3.pem" -keyfile "$3.key" -revoke "$2.pem" 2>/dev/null
+  openssl ca -config ca.cnf -cert "$3.pem" -keyfile "$3.key" -gencrl -out "$4.pem" 2>/dev/null
+  rm -f index.txt* crlnumber* ca.cnf
+  exit
+fi
 if [ $# != 0 ]; then
   leaf "$@"
   chmod 644 "$1.key" "$1.pem" "$1-both.pem"
