@@ -244,8 +244,9 @@ impl Endpoint {
         }
     }
 
-    /// Drops the oldest transaction that only waits for repetitions of its request.
-    /// One that was answered 2xx stays in [`super::table::Recent`].
+    /// Drops the oldest transaction that only waits for repetitions of its request; one that
+    /// was answered 2xx stays in [`super::table::Recent`]. If all others wait for an answer,
+    /// the oldest INVITE that has one: its ACK came long ago, or nobody will send it.
     fn evict(&mut self) {
         while let Some(key) = self.done.pop_front() {
             let is_done = |server: &Server| {
@@ -255,6 +256,12 @@ impl Endpoint {
                 self.remove_server(key);
                 return;
             }
+        }
+        let is_answered = |server: &Server| server.machine.kind == Kind::Invite && !server.machine.is_open();
+        let end = |key: Key| self.server_timers.of(timer(key, END));
+        let answered = self.servers.iter().filter(|(_, server)| is_answered(server) && server.waits_for.is_none());
+        if let Some((key, _)) = answered.min_by_key(|(key, _)| end(*key)) {
+            self.remove_server(key);
         }
     }
 
