@@ -26,13 +26,14 @@ impl SessionTimer {
     /// interval is too short, 422 with Min-SE.
     pub fn asked(request: &Message<'_>) -> Result<Option<Self>, u32> {
         let Some((interval_s, refresher)) = session_expires(request) else { return Ok(None) };
-        if interval_s < MIN_SE_S {
+        let can = request.headers("Supported").any(|tag| tag.eq_ignore_ascii_case(TIMER));
+        // One who does not know timers would not know the refusal (section 9).
+        if interval_s < MIN_SE_S && can {
             return Err(MIN_SE_S);
         }
         // Whoever asks for it refreshes, unless he cannot, or says that we shall (table 2).
-        let can = request.headers("Supported").any(|tag| tag.eq_ignore_ascii_case(TIMER));
         let is_ours = !can || refresher.is_some_and(|who| who.eq_ignore_ascii_case("uas"));
-        Ok(Some(Self { interval_s: interval_s.min(INTERVAL_S_MAX), is_ours }))
+        Ok(Some(Self { interval_s: interval_s.clamp(MIN_SE_S, INTERVAL_S_MAX), is_ours }))
     }
 
     /// What a 2xx to a request of ours settles.
@@ -40,6 +41,13 @@ impl SessionTimer {
         let (interval_s, refresher) = session_expires(response)?;
         let is_ours = refresher.is_none_or(|who| !who.eq_ignore_ascii_case("uas"));
         Some(Self { interval_s: interval_s.clamp(MIN_SE_S, INTERVAL_S_MAX), is_ours })
+    }
+
+    /// The shortest interval that a 422 to a request of ours allows, in seconds.
+    pub fn min_of(response: &Message<'_>) -> Option<u32> {
+        let value = response.header("Min-SE")?;
+        let seconds = value.split_once(';').map_or(value, |(seconds, _)| seconds);
+        u32::try_from(decimal(seconds.trim())?).ok().filter(|min| *min <= INTERVAL_S_MAX)
     }
 
     /// The value of Session-Expires, as the answerer of a request says it.
@@ -92,6 +100,9 @@ mod tests {
         assert_eq!(invite("Session-Expires: 1800 ; refresher=uac\r\n"), timer(true));
         assert_eq!(invite("Supported: timer\r\nSession-Expires: 89\r\n"), Err(90));
         assert_eq!(invite("Session-Expires: soon\r\n"), Ok(None));
+        let clamped = |interval_s, is_ours| Ok(Some(SessionTimer { interval_s, is_ours }));
+        assert_eq!(invite("Session-Expires: 0\r\n"), clamped(90, true));
+        assert_eq!(invite("Supported: timer\r\nSession-Expires: 4294967296\r\n"), clamped(86_400, false));
     }
 
     #[test]
