@@ -546,6 +546,9 @@ impl Gateway {
 
     /// A MESSAGE of ours got no answer, or could not be sent.
     pub(super) fn on_sip_failure(&mut self, cx: &mut Cx<'_>, ticket: Ticket, failure: Failure) {
+        if failure == Failure::Timeout {
+            self.message_unanswered(cx, ticket);
+        }
         self.end_to_sip(cx, ticket, &error::stanza_error_for(failure), "", format_args!("failure={failure:?}"));
     }
 

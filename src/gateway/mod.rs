@@ -343,7 +343,9 @@ impl Gateway {
                     self.on_sip_failure(cx, ticket, failure);
                 }
             }
-            Event::Acknowledged { transaction, message, .. } => self.on_acknowledged(cx, transaction, &message),
+            Event::Acknowledged { transaction, message, source } => {
+                self.on_acknowledged(cx, transaction, &message, &source);
+            }
             Event::RelayedAck { message, source } => self.on_relayed_ack(cx, &message, &source),
             Event::Cancelled { transaction } => self.on_cancelled(cx, transaction),
             // An INVITE for a session is accepted or refused at once: what was refused is over.

@@ -471,7 +471,7 @@ impl Gateway {
     }
 
     /// Is this a session of a user of the sender's domain?
-    fn is_session_of(&self, session: Key, from: &Jid) -> bool {
+    pub(super) fn is_session_of(&self, session: Key, from: &Jid) -> bool {
         self.sessions.sip_domain(session).is_some_and(|domain| domain == from.domain())
     }
 

@@ -747,6 +747,13 @@ impl Endpoint {
         Some((client.stage, w.finish()))
     }
 
+    /// The domain, in A-labels, that the INVITE of a ticket went to, while further responses
+    /// to it may come.
+    pub(super) fn domain_of_invite(&self, ticket: Ticket) -> Option<&str> {
+        let (_, client) = self.clients.iter().find(|(_, client)| client.ticket == Some(ticket))?;
+        self.routes.get(client.route).map(|route| &*route.domain)
+    }
+
     pub(super) fn cancel_invite(&mut self, cx: &mut Cx<'_>, ticket: Ticket) {
         let found = self.clients.iter().find(|(_, client)| client.ticket == Some(ticket)).map(|(key, _)| key);
         let Some(key) = found else { return };

@@ -119,6 +119,9 @@ impl RouteSets {
     }
 }
 
+/// Hops of a request that nothing came before (RFC 3261 section 8.1.1.6).
+const HOPS: u8 = 70;
+
 /// Route sets kept before any of them is looked at again.
 const SWEEP_MIN: usize = 64;
 
@@ -303,19 +306,32 @@ impl Dialog {
         body: &[u8],
         send: impl FnOnce(&Request<'_>) -> T,
     ) -> T {
+        self.request_within(HOPS, method, headers, content_type, body, send)
+    }
+
+    /// The same for one that may take only so many hops: what it carries took some already.
+    pub fn request_within<T>(
+        &mut self,
+        hops: u8,
+        method: Method<'_>,
+        headers: &[(&str, &str)],
+        content_type: Option<&str>,
+        body: &[u8],
+        send: impl FnOnce(&Request<'_>) -> T,
+    ) -> T {
         self.local_cseq = self.local_cseq.wrapping_add(1) & (u32::MAX >> 1);
-        self.numbered(self.local_cseq, method, headers, content_type, body, send)
+        self.numbered((self.local_cseq, hops), method, headers, content_type, body, send)
     }
 
     /// Hands the ACK to the 2xx of an INVITE of ours to `send`: it has that INVITE's number
     /// (section 13.2.2.4).
     pub fn acknowledge<T>(&self, invite_cseq: u32, send: impl FnOnce(&Request<'_>) -> T) -> T {
-        self.numbered(invite_cseq, Method::Ack, &[], None, b"", send)
+        self.numbered((invite_cseq, HOPS), Method::Ack, &[], None, b"", send)
     }
 
     fn numbered<T>(
         &self,
-        cseq: u32,
+        (cseq, max_forwards): (u32, u8),
         method: Method<'_>,
         headers: &[(&str, &str)],
         content_type: Option<&str>,
@@ -340,7 +356,7 @@ impl Dialog {
             to_tag: Some(parts.remote_tag).filter(|tag| !tag.is_empty()),
             call_id: parts.call_id,
             cseq,
-            max_forwards: 70,
+            max_forwards,
             headers: &all,
             content_type,
             body,

@@ -419,6 +419,12 @@ impl Endpoint {
         (link.state == LinkState::Ready).then(|| format!("{whose} with {} is up and used: {channel}", link.peer))
     }
 
+    /// The domain, in A-labels, that an INVITE of ours went to; known as long as responses to
+    /// it are told.
+    pub fn domain_of(&self, ticket: Ticket) -> Option<&str> {
+        self.domain_of_invite(ticket)
+    }
+
     /// The tag that an answer to a request without one gets: ours in the dialog it makes.
     pub fn local_tag(&self, transaction: Key) -> Option<&str> {
         self.tag_of(transaction)

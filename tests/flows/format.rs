@@ -125,6 +125,7 @@ const CONFIG: &[&str] = &[
     "sip.transport",
     "sip.dialect",
     "im.mode",
+    "im.session-idle",
     "im.error-wait",
     "im.late-errors",
     "msrp.max-size",

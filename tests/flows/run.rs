@@ -98,6 +98,10 @@ fn world_of(config: &[&(String, String)], strangers: Vec<String>) -> Result<(Nam
                 let mode = if value == "session" { ImMode::Session } else { ImMode::Pager };
                 settings.sip_domains.iter_mut().for_each(|domain| domain.im_mode = Some(mode));
             }
+            "im.session-idle" => {
+                let idle = seconds()?;
+                settings.sip_domains.iter_mut().for_each(|domain| domain.session_idle_s = idle);
+            }
             "msrp.max-size" => settings.msrp.max_size = value.parse().map_err(|_| "msrp.max-size is no number")?,
             "msrp.tls" => settings.msrp.tls = value == "on",
             "muc.xmpp-rooms" | "muc.sip-rooms" => settings.rooms.extend(

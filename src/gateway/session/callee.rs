@@ -15,7 +15,7 @@ use crate::gateway::route::HOPS_MAX;
 use crate::gateway::uas::Answer;
 use crate::limits::{DIALOG_OCTETS_MAX, SESSIONS_PER_PAIR_MAX};
 use crate::sip::dialog::{Dialog, Parts, target_of};
-use crate::sip::endpoint::Response;
+use crate::sip::endpoint::{Response, Source};
 use crate::sip::message::Message;
 use crate::sip::sdp;
 use crate::sip::session_timer::{SessionTimer, TIMER};
@@ -91,6 +91,7 @@ impl Gateway {
         let media = offer.as_ref().and_then(|offer| offer.iter().find(|media| media.is_instant_messages()).copied());
         let session = Session {
             lane,
+            is_ours: false,
             sip: full_address(message, &from),
             client: to.resource().map(|resource| (resource.into(), true)),
             xmpp: to.to_bare(),
@@ -103,6 +104,7 @@ impl Gateway {
             first: First::None,
             typing: Typing::default(),
             timer: agreed.map(|agreed| Timer { agreed, at: cx.now.after(agreed.due_after()), is_refreshing: false }),
+            is_offering: false,
             used: cx.now,
             idle_at: cx.now.after(self.session_idle(from.domain())),
             number: self.next_session_number(cx),
@@ -115,6 +117,7 @@ impl Gateway {
         if let Some(old) = self.sessions.one_too_many(lane, SESSIONS_PER_PAIR_MAX) {
             self.end_session(cx, old, "the pair has opened others");
         }
+        self.make_room_for(cx, from.domain());
         let key = self.sessions.insert(session).ok_or_else(|| Answer::overload("Too Many Sessions"))?;
         let Some(sdp) = self.session_description(key, offer.as_ref()) else {
             self.sessions.remove(key);
@@ -122,39 +125,56 @@ impl Gateway {
         };
         self.sessions.takes_sessions(lane);
         cx.count(Counter::SessionOpened);
-        self.keep_first_text(cx, key, message);
-        self.accept(cx, key, transaction, sdp, record_route);
+        let may_wait = self.keep_first_text(cx, key, message);
+        let accepted = Unacknowledged {
+            invite: transaction,
+            is_first: true,
+            is_offer: offer.is_none(),
+            sdp: sdp.into(),
+            record_route,
+            again: cx.now.after(T1),
+            interval: T1,
+            until: cx.now.after(T1_64),
+        };
+        self.accept(cx, key, accepted);
+        if !may_wait {
+            // Known again by its hash when it comes again.
+            self.flush_first(cx, key);
+        }
         Ok(())
     }
 
+    /// A new session of this domain's finds a place, if others have more than their share.
+    pub(super) fn make_room_for(&mut self, cx: &mut Cx<'_>, domain: &str) {
+        if let Some(old) = self.sessions.in_excess(domain, cx.now) {
+            self.end_session(cx, old, "others need its place");
+        }
+    }
+
     /// Keeps the text that came in the header fields of an INVITE. One that cannot be read is
-    /// none: its sender sends it again.
-    fn keep_first_text(&mut self, cx: &mut Cx<'_>, key: Key, message: &Message<'_>) {
+    /// none: its sender sends it again. False: there is no room for it to wait.
+    fn keep_first_text(&mut self, cx: &mut Cx<'_>, key: Key, message: &Message<'_>) -> bool {
         let mut text = core::mem::take(&mut self.memory.text);
         let formats = message.fields().filter(|(name, _)| name.eq_ignore_ascii_case("ms-im-format"));
         let is_text = content::read_first(message.header("ms-text-format"), formats.map(|(_, value)| value), &mut text);
+        let mut may_wait = true;
         if is_text == Ok(true) && !text.body.trim().is_empty() {
             let first = First::Waiting {
                 at: soon(cx.now, REPEAT_WAIT_NO_ACK_MS),
                 body: text.body.as_str().into(),
                 xhtml: text.xhtml.as_str().into(),
+                hops: message.max_forwards().unwrap_or(HOPS_MAX),
             };
-            self.sessions.keep_first(key, first);
+            may_wait = self.sessions.keep_first(key, first);
         }
         self.memory.text = text;
+        may_wait
     }
 
     /// Accepts an INVITE, and does so again until its ACK comes.
-    pub(super) fn accept(&mut self, cx: &mut Cx<'_>, key: Key, invite: Key, sdp: String, record_route: Box<str>) {
+    fn accept(&mut self, cx: &mut Cx<'_>, key: Key, accepted: Unacknowledged) {
         if let Some(session) = self.sessions.slots.get_mut(key) {
-            session.unacknowledged = Some(Unacknowledged {
-                invite,
-                sdp: sdp.into(),
-                record_route,
-                again: cx.now.after(T1),
-                interval: T1,
-                until: cx.now.after(T1_64),
-            });
+            session.unacknowledged = Some(accepted);
         }
         self.say_accept(cx, key);
         self.sessions.arm(key);
@@ -186,6 +206,21 @@ impl Gateway {
         self.sip.respond(cx, pending.invite, &response);
     }
 
+    /// Accepts a re-INVITE with this description.
+    pub(super) fn accept_again(&mut self, cx: &mut Cx<'_>, key: Key, invite: Key, sdp: String, is_offer: bool) {
+        let accepted = Unacknowledged {
+            invite,
+            is_first: false,
+            is_offer,
+            sdp: sdp.into(),
+            record_route: "".into(),
+            again: cx.now.after(T1),
+            interval: T1,
+            until: cx.now.after(T1_64),
+        };
+        self.accept(cx, key, accepted);
+    }
+
     /// No ACK has come yet.
     pub(super) fn repeat_accept(&mut self, cx: &mut Cx<'_>, key: Key) {
         let Some(session) = self.sessions.slots.get_mut(key) else { return };
@@ -200,26 +235,42 @@ impl Gateway {
     }
 
     /// The ACK to an acceptance came.
-    pub(in crate::gateway) fn on_acknowledged(&mut self, cx: &mut Cx<'_>, invite: Key, message: &Message<'_>) {
+    pub(in crate::gateway) fn on_acknowledged(
+        &mut self,
+        cx: &mut Cx<'_>,
+        invite: Key,
+        message: &Message<'_>,
+        source: &Source,
+    ) {
         let Some(key) = self.sessions.find(message) else { return };
-        let Some(session) = self.sessions.slots.get_mut(key) else { return };
-        if session.unacknowledged.as_ref().is_some_and(|pending| pending.invite == invite) {
-            self.is_acknowledged(cx, key);
+        if !self.proved_sender(message, source).is_ok_and(|from| self.is_session_of(key, &from)) {
+            return;
         }
-        // The answer to an offer of ours.
-        let answer = (!message.body().is_empty()).then(|| sdp::read(message.body()));
-        if answer.is_some_and(|answer| !answer.iter().flatten().any(sdp::Media::is_instant_messages)) {
-            self.end_session(cx, key, "its answer takes no messages");
+        let Some(session) = self.sessions.slots.get_mut(key) else { return };
+        // One that comes again, or with a body that is no answer, says nothing new.
+        let Some(accepted) = session.unacknowledged.take_if(|pending| pending.invite == invite) else { return };
+        self.is_acknowledged(cx, key);
+        if accepted.is_offer {
+            let answer = sdp::read(message.body());
+            if !answer.iter().flatten().any(sdp::Media::is_instant_messages) {
+                self.end_session(cx, key, "its answer takes no messages");
+            }
         }
     }
 
-    /// Whoever sends a request in the session has the acceptance too.
-    pub(super) fn is_acknowledged(&mut self, cx: &mut Cx<'_>, key: Key) {
+    /// Somebody who sends a request in a session has the acceptance that opened it, also if his
+    /// ACK is lost. Of a later one that says nothing: they may have crossed.
+    pub(super) fn has_acceptance(&mut self, cx: &mut Cx<'_>, key: Key) {
         let Some(session) = self.sessions.slots.get_mut(key) else { return };
-        if session.unacknowledged.take().is_some()
-            && let First::Waiting { at, .. } = &mut session.first
-        {
-            *at = soon(cx.now, REPEAT_WAIT_MS);
+        if session.unacknowledged.take_if(|pending| pending.is_first && !pending.is_offer).is_some() {
+            self.is_acknowledged(cx, key);
+        }
+    }
+
+    fn is_acknowledged(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let Some(session) = self.sessions.slots.get_mut(key) else { return };
+        if let First::Waiting { at, .. } = &mut session.first {
+            *at = soon(cx.now, REPEAT_WAIT_MS).min(*at);
         }
         self.sessions.arm(key);
     }
@@ -256,7 +307,7 @@ impl Gateway {
         let Some(session) = self.sessions.slots.get(key) else { return };
         let First::Waiting { body, .. } = &session.first else { return };
         let then = First::Passed { until: cx.now.after(REPETITION_UNTIL), hash: text_hash(body) };
-        let Some(First::Waiting { body, xhtml, .. }) = self.sessions.take_first(key, then) else { return };
+        let Some(First::Waiting { body, xhtml, hops, .. }) = self.sessions.take_first(key, then) else { return };
         self.notice_to_xmpp(cx, key);
         let mut text = Text { body: body.into(), xhtml: xhtml.into(), ..Text::default() };
         cx.count(Counter::SipMessageIn);
@@ -266,7 +317,7 @@ impl Gateway {
             transaction: None,
             from: session.sip.clone(),
             to: session.xmpp_target(),
-            hops: HOPS_MAX,
+            hops,
             conversation: &call_id,
             thread: Some(&thread),
             subject: None,

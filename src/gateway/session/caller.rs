@@ -75,7 +75,8 @@ impl Gateway {
         let rich = self.alternatives(cx, key, &request);
         let content = rich.as_ref().map_or((request.content_type, &*request.body), |(kind, body)| (kind, body));
         let content = Some((content.0, content.1.as_bytes()));
-        let sent = self.ask_in_session(cx, key, id, Method::Message, &request.headers(), content);
+        let method = (Method::Message, request.max_forwards);
+        let sent = self.ask_within(cx, key, id, method, &request.headers(), content);
         if let Err(refused) = sent {
             return self.refuse_to_sip(cx, id, refused, &request.body);
         }
@@ -145,8 +146,10 @@ impl Gateway {
         };
         let dialog = Dialog::new(&parts, self.sessions.route_sets.intern(""), 0, None);
         let is_lync = self.is_lync(sip.domain());
+        self.make_room_for(cx, xmpp.domain());
         let session = Session {
             lane,
+            is_ours: true,
             thread: request.thread.as_deref().unwrap_or(&call_id).into(),
             client: xmpp.resource().map(|resource| (resource.into(), true)),
             xmpp: xmpp.to_bare(),
@@ -158,6 +161,7 @@ impl Gateway {
             first: First::None,
             typing: Typing::default(),
             timer: None,
+            is_offering: false,
             used: cx.now,
             idle_at: cx.now.after(self.session_idle(sip.domain())),
             number: self.next_session_number(cx),
@@ -177,7 +181,8 @@ impl Gateway {
         }
         let offer = self.session_description(key, None)?;
         let content = Some(("application/sdp", offer.as_bytes()));
-        let sent = self.ask_in_session(cx, key, ticket(key, Asked::Invite), Method::Invite, &headers, content);
+        let method = (Method::Invite, request.max_forwards);
+        let sent = self.ask_within(cx, key, ticket(key, Asked::Invite), method, &headers, content);
         if sent.is_err() {
             self.sessions.remove(key);
             return None;
@@ -205,7 +210,7 @@ impl Gateway {
         let Some(session) = self.sessions.slots.get_mut(key) else {
             if status < 300 {
                 // The session was given up meanwhile.
-                self.refuse_late_accept(cx, message);
+                self.refuse_late_accept(cx, key, message);
             }
             return;
         };
@@ -216,7 +221,7 @@ impl Gateway {
                 _ if status >= 300 => {}
                 Some(tag) if tag == session.dialog.remote_tag() => self.acknowledge(cx, key),
                 // Another client of his accepted too: one is enough.
-                _ => self.refuse_late_accept(cx, message),
+                _ => self.refuse_late_accept(cx, key, message),
             }
             return;
         }
@@ -228,7 +233,7 @@ impl Gateway {
         let target = target_of(message);
         let routes = reversed(message);
         if !fits(message.to().tag) || !fits(target) || routes.len() > DIALOG_OCTETS_MAX {
-            self.refuse_late_accept(cx, message);
+            self.refuse_late_accept(cx, key, message);
             return self.give_up_invite(
                 cx,
                 key,
@@ -286,8 +291,10 @@ impl Gateway {
     }
 
     /// A 2xx that no session of ours wants: it is acknowledged, and its dialog ended at once.
-    fn refuse_late_accept(&mut self, cx: &mut Cx<'_>, message: &Message<'_>) {
-        let (Some(target), Some(sip)) = (target_of(message), jid_of(message.to().uri)) else { return };
+    fn refuse_late_accept(&mut self, cx: &mut Cx<'_>, key: Key, message: &Message<'_>) {
+        // It goes where the INVITE went, whatever the 2xx says of its To.
+        let domain = self.sip.domain_of(ticket(key, Asked::Invite)).map(|ascii| idna::domain_to_unicode(ascii).0);
+        let (Some(target), Some(domain)) = (target_of(message), domain) else { return };
         let parts = Parts {
             call_id: message.call_id(),
             local_tag: message.from().tag.unwrap_or_default(),
@@ -300,7 +307,7 @@ impl Gateway {
         let number = message.cseq().number;
         let mut dialog = Dialog::new(&parts, routes, number, None);
         let nobody = ticket(Key::from_bits(u64::from(u32::MAX) >> 8 << 32), Asked::Bye);
-        let _ = Self::with_destination(&mut self.sip, &self.settings, sip.domain(), |sip, destination| {
+        let _ = Self::with_destination(&mut self.sip, &self.settings, &domain, |sip, destination| {
             dialog.acknowledge(number, |request| sip.request(cx, nobody, destination, request))?;
             dialog.request(Method::Bye, &[], None, b"", |request| sip.request(cx, nobody, destination, request))
         });
@@ -380,7 +387,9 @@ impl Gateway {
             drop(self.pending.carry(ticket, key, request));
             return false;
         }
-        request.is_repeated = true;
+        // 481: nobody saw it. Another session that is as dead may not keep it from a new one.
+        let lane = self.pending.lane_of(ticket);
+        request.is_repeated = status != 481 || lane.and_then(|lane| self.sessions.open(lane)).is_none();
         cx.count(Counter::SessionRenewed);
         self.send_to_sip(cx, ticket, request);
         true
@@ -408,6 +417,7 @@ impl Gateway {
             && let Some(session) = self.sessions.slots.get_mut(key)
         {
             session.invite_cseq = session.dialog.local_cseq();
+            session.is_offering = true;
         }
     }
 
@@ -420,6 +430,22 @@ impl Gateway {
             return self.drop_session(cx, key, "unknown to the other end");
         }
         let Some(session) = self.sessions.slots.get_mut(key) else { return };
+        session.is_offering = false;
+        if let Some(timer) = &mut session.timer {
+            match message.status() {
+                491 => {
+                    // Both asked at once: whoever made the Call-ID waits longer (RFC 3261
+                    // section 14.1).
+                    let wait = if session.is_ours { 2100 + cx.rng.below(1900) } else { cx.rng.below(2000) };
+                    (timer.at, timer.is_refreshing) = (soon(cx.now, wait), false);
+                }
+                422 if SessionTimer::min_of(message).is_some_and(|min| min > timer.agreed.interval_s) => {
+                    timer.agreed.interval_s = SessionTimer::min_of(message).unwrap_or_default();
+                    (timer.at, timer.is_refreshing) = (cx.now, false);
+                }
+                _ => {}
+            }
+        }
         if message.status() < 300 {
             session.timer = SessionTimer::settled(message).map(|agreed| Timer {
                 agreed,

@@ -34,7 +34,7 @@ impl Gateway {
             let answer = Answer::new(500, "A Later Request Came Before", Counter::SipRequestRefused);
             return self.refuse_in_session(cx, transaction, message, &answer);
         }
-        self.is_acknowledged(cx, key);
+        self.has_acceptance(cx, key);
         let outcome = match message.method() {
             Method::Message => return self.message_in_session_from_sip(cx, transaction, message, key),
             Method::Info => self.info_from_sip(cx, transaction, message, key),
@@ -155,9 +155,10 @@ impl Gateway {
         key: Key,
     ) -> Result<(), Answer> {
         let offer = offer_of(message)?;
+        self.may_offer(key)?;
         self.take_refresh(cx, message, key)?;
         let sdp = self.session_description(key, offer.as_ref()).ok_or_else(refuse_media)?;
-        self.accept(cx, key, transaction, sdp, "".into());
+        self.accept_again(cx, key, transaction, sdp, offer.is_none());
         self.touch(cx, key);
         Ok(())
     }
@@ -171,6 +172,9 @@ impl Gateway {
         key: Key,
     ) -> Result<(), Answer> {
         let offer = offer_of(message)?;
+        if offer.is_some() {
+            self.may_offer(key)?;
+        }
         self.take_refresh(cx, message, key)?;
         let sdp = match &offer {
             Some(offer) => Some(self.session_description(key, Some(offer)).ok_or_else(refuse_media)?),
@@ -196,6 +200,16 @@ impl Gateway {
         self.sip.respond(cx, transaction, &response);
         self.touch(cx, key);
         Ok(())
+    }
+
+    /// One offer at a time.
+    fn may_offer(&self, key: Key) -> Result<(), Answer> {
+        match self.sessions.slots.get(key) {
+            Some(session) if session.has_offer_out() => {
+                Err(Answer::new(491, "Request Pending", Counter::SipRequestRefused))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What re-INVITE and UPDATE have in common: the timer begins anew, the target may change.

@@ -18,7 +18,9 @@ pub(super) mod table;
 mod typing;
 
 use super::owner::{SESSION as OF_SESSION, SESSION_WHAT as WHAT};
+use super::pending::Pending;
 use super::presence::Headers;
+use super::route::HOPS_MAX;
 use super::{Gateway, report};
 use crate::base::counters::Counter;
 use crate::base::cx::{Cx, Ticket};
@@ -111,14 +113,27 @@ impl Gateway {
         headers: &[(&str, &str)],
         content: Option<(&str, &[u8])>,
     ) -> Result<(), Refused> {
+        self.ask_within(cx, key, ticket, (method, HOPS_MAX), headers, content)
+    }
+
+    /// The same for a request that may not go as far.
+    fn ask_within(
+        &mut self,
+        cx: &mut Cx<'_>,
+        key: Key,
+        ticket: Ticket,
+        (method, hops): (Method<'_>, u8),
+        headers: &[(&str, &str)],
+        content: Option<(&str, &[u8])>,
+    ) -> Result<(), Refused> {
         let Self { sessions, sip, settings, .. } = self;
         let Some(session) = sessions.slots.get_mut(key) else { return Err(Refused::Malformed) };
         let domain = session.sip.domain().to_owned();
         let (content_type, body) = content.map_or((None, &b""[..]), |(kind, body)| (Some(kind), body));
         Self::with_destination(sip, settings, &domain, |sip, destination| {
-            session
-                .dialog
-                .request(method, headers, content_type, body, |request| sip.request(cx, ticket, destination, request))
+            session.dialog.request_within(hops, method, headers, content_type, body, |request| {
+                sip.request(cx, ticket, destination, request)
+            })
         })
     }
 
@@ -145,6 +160,15 @@ impl Gateway {
         }
     }
 
+    /// A message in a session got no answer at all: it is as dead as by a 408 (RFC 3261
+    /// section 12.2.1.2), but nobody knows whether the message was seen.
+    pub(super) fn message_unanswered(&mut self, cx: &mut Cx<'_>, ticket: Ticket) {
+        let Some(Pending::ToSip(entry)) = self.pending.get_mut(ticket) else { return };
+        if let Some(key) = entry.session() {
+            self.end_session(cx, key, "a message had no answer in it");
+        }
+    }
+
     /// Ends a session with a BYE. What it holds is to be taken out before.
     fn end_session(&mut self, cx: &mut Cx<'_>, key: Key, cause: &'static str) {
         self.flush_first(cx, key);
@@ -161,8 +185,10 @@ impl Gateway {
         }
     }
 
-    /// A session is gone.
+    /// A session is gone. A text that still waits is passed on: its sender counts it as
+    /// delivered.
     fn drop_session(&mut self, cx: &mut Cx<'_>, key: Key, cause: &'static str) {
+        self.flush_first(cx, key);
         if let Some(session) = self.sessions.remove(key) {
             cx.count(Counter::SessionEnded);
             cx.debug(

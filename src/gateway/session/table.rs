@@ -18,11 +18,16 @@ use std::hash::DefaultHasher;
 /// How long a SIP user who refused a session is written to without one.
 const PAGER_FOR: Duration = Duration::from_secs(4 * 3600);
 
+/// A session that was used in this time is not ended for another of the same domain.
+const SPARED_FOR: Duration = Duration::from_secs(60);
+
 /// One session of instant messages.
 #[derive(Debug)]
 pub(super) struct Session {
     /// The pair of users, as lanes have it.
     pub(super) lane: u64,
+    /// Did we open it?
+    pub(super) is_ours: bool,
     /// The SIP user; with a resource if his Contact names his client.
     pub(super) sip: Jid,
     /// The XMPP user, bare.
@@ -44,6 +49,8 @@ pub(super) struct Session {
     pub(super) first: First,
     pub(super) typing: Typing,
     pub(super) timer: Option<Timer>,
+    /// A re-INVITE of ours has no answer yet: an offer of the other end's has to wait.
+    pub(super) is_offering: bool,
     /// Something crossed last.
     pub(super) used: Instant,
     /// Without any traffic it ends then.
@@ -82,6 +89,11 @@ pub(super) enum Phase {
 pub(super) struct Unacknowledged {
     /// The INVITE.
     pub(super) invite: Key,
+    /// Is it the one that opened the session? Whoever sends a request in a session has the
+    /// acceptance that opened it.
+    pub(super) is_first: bool,
+    /// Is the description an offer, to which the ACK brings the answer?
+    pub(super) is_offer: bool,
     /// The description in it.
     pub(super) sdp: Box<str>,
     /// Record-Route as it came.
@@ -104,6 +116,8 @@ pub(super) enum First {
         body: Box<str>,
         /// The same as XHTML-IM.
         xhtml: Box<str>,
+        /// Max-Forwards of the INVITE.
+        hops: u8,
     },
     /// It was passed on: a first MESSAGE that says the same until then is its repetition.
     Passed {
@@ -159,11 +173,25 @@ pub(super) struct Timer {
 impl Session {
     /// What comes next.
     pub(super) fn due(&self) -> Instant {
+        // Nothing else runs until somebody accepts.
+        if let Phase::Inviting { until, .. } = self.phase {
+            return until;
+        }
         let first = if let First::Waiting { at, .. } = self.first { Some(at) } else { None };
-        let inviting = if let Phase::Inviting { until, .. } = self.phase { Some(until) } else { None };
         let again = self.unacknowledged.as_ref().map(|unacknowledged| unacknowledged.again);
         let timer = self.timer.map(|timer| timer.at);
-        [first, inviting, again, timer, self.typing.sip_until].into_iter().flatten().fold(self.idle_at, Instant::min)
+        [first, again, timer, self.typing.sip_until].into_iter().flatten().fold(self.idle_at, Instant::min)
+    }
+
+    /// The domain whose user opened it.
+    fn owner(&self) -> &str {
+        if self.is_ours { self.xmpp.domain() } else { self.sip.domain() }
+    }
+
+    /// Does an offer of ours wait for its answer? Then none of the other end's is taken
+    /// (RFC 3261 section 14.2, RFC 3311 section 5.2).
+    pub(super) fn has_offer_out(&self) -> bool {
+        self.is_offering || self.unacknowledged.as_ref().is_some_and(|pending| pending.is_offer)
     }
 
     /// Whom what the SIP user says goes to.
@@ -196,6 +224,8 @@ pub(in crate::gateway) struct Table {
     pub(super) next_number: u32,
     /// Octets of all texts that wait for being sent again.
     first_octets: usize,
+    /// How many sessions each domain has opened.
+    owners: BTreeMap<Box<str>, usize>,
 }
 
 impl Default for Table {
@@ -210,6 +240,7 @@ impl Default for Table {
             pagers: BTreeMap::new(),
             next_number: 0,
             first_octets: 0,
+            owners: BTreeMap::new(),
         }
     }
 }
@@ -218,7 +249,9 @@ impl Table {
     /// Adds a session. `None`: there is no room.
     pub(super) fn insert(&mut self, session: Session) -> Option<Key> {
         let (dialog, lane) = (dialog_hash(session.dialog.call_id(), session.dialog.local_tag()), session.lane);
+        let owner: Box<str> = session.owner().into();
         let key = self.slots.insert(session).ok()?;
+        *self.owners.entry(owner).or_default() += 1;
         self.by_dialog.insert((dialog, key));
         self.by_lane.insert((lane, key));
         self.arm(key);
@@ -232,17 +265,22 @@ impl Table {
         self.by_dialog.remove(&(dialog_hash(session.dialog.call_id(), session.dialog.local_tag()), key));
         self.by_lane.remove(&(session.lane, key));
         self.first_octets -= session.first.octets();
+        if let Some(count) = self.owners.get_mut(session.owner()) {
+            *count -= 1;
+            if *count == 0 {
+                self.owners.remove(session.owner());
+            }
+        }
         Some(session)
     }
 
-    /// Keeps the text of an INVITE, if there is room: most peers send it again anyway.
-    pub(super) fn keep_first(&mut self, key: Key, first: First) {
+    /// Keeps the text of an INVITE. False: there is no room for it to wait.
+    pub(super) fn keep_first(&mut self, key: Key, first: First) -> bool {
         let octets = first.octets();
-        let Some(session) = self.slots.get_mut(key) else { return };
-        if self.first_octets + octets <= SESSION_FIRSTS_OCTETS_MAX {
-            self.first_octets += octets;
-            session.first = first;
-        }
+        let Some(session) = self.slots.get_mut(key) else { return true };
+        self.first_octets += octets;
+        session.first = first;
+        self.first_octets <= SESSION_FIRSTS_OCTETS_MAX
     }
 
     /// Takes the text of an INVITE out, and puts `then` in its place.
@@ -276,7 +314,7 @@ impl Table {
         self.slots.len()
     }
 
-    /// The session that a request stands in.
+    /// The open session that a request stands in.
     pub(in crate::gateway) fn find(&self, message: &Message<'_>) -> Option<Key> {
         let tag = message.to().tag?;
         let hash = dialog_hash(message.call_id(), tag);
@@ -284,7 +322,10 @@ impl Table {
         range.map(|(_, key)| *key).find(|key| {
             self.slots.get(*key).is_some_and(|session| {
                 let dialog = &session.dialog;
-                dialog.call_id() == message.call_id() && dialog.local_tag() == tag && dialog.is_from(message)
+                session.phase == Phase::Open
+                    && dialog.call_id() == message.call_id()
+                    && dialog.local_tag() == tag
+                    && dialog.is_from(message)
             })
         })
     }
@@ -317,12 +358,27 @@ impl Table {
         self.of_lane(lane).find(|(_, session)| is_inviting(session)).map(|(key, _)| key)
     }
 
-    /// The session of a pair of users that was used longest ago, if they have that many.
+    /// The open session of a pair of users that was used longest ago, if they have that many.
     pub(super) fn one_too_many(&self, lane: u64, most: usize) -> Option<Key> {
         if self.of_lane(lane).count() < most {
             return None;
         }
-        self.of_lane(lane).min_by_key(|(_, session)| session.used).map(|(key, _)| key)
+        let open = self.of_lane(lane).filter(|(_, session)| session.phase == Phase::Open);
+        open.min_by_key(|(_, session)| session.used).map(|(key, _)| key)
+    }
+
+    /// Which session makes room for one that `domain` opens, if all places are taken: of the
+    /// domain that opened most, the one that was used longest ago, if that was not just now or
+    /// `domain` has opened fewer. `None`: there is room, or nobody has to make it.
+    pub(super) fn in_excess(&self, domain: &str, now: Instant) -> Option<Key> {
+        if !self.slots.is_full() {
+            return None;
+        }
+        let own = self.owners.get(domain).copied().unwrap_or(0);
+        let (most, count) = self.owners.iter().max_by_key(|(_, count)| **count)?;
+        let of_most = self.slots.iter().filter(|(_, s)| s.phase == Phase::Open && s.owner() == &**most);
+        let (key, oldest) = of_most.min_by_key(|(_, session)| session.used)?;
+        (*count > own + 1 || now.since(oldest.used) >= SPARED_FOR).then_some(key)
     }
 
     /// Is this the first INVITE with that Call-ID, as far as is remembered?
@@ -369,11 +425,10 @@ fn dialog_hash(call_id: &str, local_tag: &str) -> u64 {
     hasher.finish()
 }
 
-/// What a text is compared by: line ends and blanks at its ends do not count.
+/// What a text is compared by: its words. One that comes again as HTML or RTF has other
+/// blanks and line ends.
 pub(super) fn text_hash(body: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
-    for line in body.trim().lines() {
-        line.trim_end().hash(&mut hasher);
-    }
+    body.split_whitespace().for_each(|word| word.hash(&mut hasher));
     hasher.finish()
 }

@@ -4,7 +4,7 @@
 //! A side is told of a change once. Nobody is told by a notice of its own what a message says
 //! anyhow: that its sender writes no more.
 
-use super::table::Phase;
+use super::table::{First, Phase};
 use super::{Asked, ticket};
 use crate::base::counters::Counter;
 use crate::base::cx::Cx;
@@ -51,6 +51,10 @@ impl Gateway {
     /// The SIP user types, or has stopped.
     pub(super) fn typing_from_sip(&mut self, cx: &mut Cx<'_>, key: Key, typing: content::Typing) {
         let Some(session) = self.sessions.slots.get_mut(key) else { return };
+        if typing.active && matches!(session.first, First::Passed { .. }) {
+            // Whoever types has sent what he had to repeat: what he says next is new.
+            session.first = First::None;
+        }
         let (was_typing, is_typing) = (session.typing.sip_until.is_some(), typing.active);
         let seconds = typing.refresh_s.unwrap_or(TYPING_S).clamp(1, TYPING_S_MAX);
         session.typing.sip_until = is_typing.then(|| cx.now.after(Duration::from_secs(u64::from(seconds))));
@@ -163,6 +167,8 @@ impl Gateway {
             200..=299 => self.tell_typing(cx, key),
             // The session is dead; the next message opens another.
             408 | 480 | 481 => self.end_session(cx, key, "the other end does not answer in it"),
+            // Not now: it came behind a later one (RFC 3261 section 12.2.2), or all are busy.
+            491 | 500 | 503 => {}
             _ => session.typing.is_unwanted = true,
         }
     }
