@@ -13,8 +13,9 @@
 //!
 //! `cargo bench -- instructions` counts the instructions of a message end to end under
 //! callgrind (Debian: valgrind), by the difference of two counts; `cargo bench -- changes`
-//! those of a change of presence, with 100 and 10,000 held. `cargo bench -- WORD` runs the
-//! parts whose name contains the word: `cargo bench -- presence`.
+//! those of a change of presence, with 100 and 10,000 held; `cargo bench -- messages` those
+//! of a message in a session beside a single one. `cargo bench -- WORD` runs the parts whose
+//! name contains the word: `cargo bench -- presence`.
 
 #![allow(unreachable_pub)] // The modules of the bench are public to each other and to nobody else.
 
@@ -60,6 +61,8 @@ fn main() {
         [word, target] if word == "relay" => return wire::be_relay(target),
         [word] if word == "instructions" => return instructions(),
         [word] if word == "changes" => return presence::instructions(),
+        [word] if word == "messages" => return session::instructions(),
+        [word, side, mode, count] if word == "be-message" => return session::be_message(side, mode, count),
         [word, held, way, count] if word == "be-changed" => return presence::be_changed(held, way, count),
         _ => {}
     }
@@ -176,6 +179,20 @@ const WAYS: [(&str, Way, bool); 4] = [
     ("MESSAGE -> <message/>, TLS on both sides", Way::ToXmpp, true),
     ("<message/> -> MESSAGE, TLS on both sides", Way::ToSip, true),
 ];
+
+/// The instructions of this program with these arguments, under callgrind.
+fn instructions_of(arguments: &[&str]) -> f64 {
+    let file = std::env::temp_dir().join(format!("latimer-callgrind-{}", std::process::id()));
+    let ours = std::env::current_exe().expect("our own path");
+    let mut command = std::process::Command::new("valgrind");
+    command.args(["--quiet", "--tool=callgrind", &format!("--callgrind-out-file={}", file.display())]).arg(ours);
+    let status = command.args(arguments).status();
+    assert!(status.is_ok_and(|status| status.success()), "valgrind (Debian: valgrind) did not run");
+    let text = std::fs::read_to_string(&file).expect("callgrind writes its file at the end");
+    let _ = std::fs::remove_file(&file);
+    let total = text.lines().find_map(|line| line.strip_prefix("totals: ")).expect("a line with the total");
+    total.trim().parse::<f64>().expect("a number")
+}
 
 fn title(name: &str) {
     println!("\n{name:<52}{:>10}{:>10}{:>10}", "ns", "allocs", "octets");

@@ -5,7 +5,6 @@
 
 use crate::memory::{Cost, Memory, Sip, answer_to};
 use latimer::limits::CONTACTS_MAX;
-use std::process::Command;
 
 /// The dialogs' own values are as long as usual: Call-ID 32 octets, tags 10, URIs 30 to
 /// 40, and one set of two proxies.
@@ -460,19 +459,8 @@ pub fn instructions() {
     println!("\n{:<52}{:>10}{:>14}", "a change of presence, under callgrind", "held", "instructions");
     for held in [SIZES[0], SIZES[1]] {
         for (name, word, _) in WAYS {
-            let counted = |count: usize| {
-                let file = std::env::temp_dir().join(format!("latimer-callgrind-{}", std::process::id()));
-                let out = format!("--callgrind-out-file={}", file.display());
-                let ours = std::env::current_exe().expect("our own path");
-                let mut command = Command::new("valgrind");
-                command.args(["--quiet", "--tool=callgrind", &out]).arg(ours);
-                let status = command.args(["be-changed", &held.to_string(), word, &count.to_string()]).status();
-                assert!(status.is_ok_and(|status| status.success()), "valgrind (Debian: valgrind) did not run");
-                let text = std::fs::read_to_string(&file).expect("callgrind writes its file at the end");
-                let _ = std::fs::remove_file(&file);
-                let total = text.lines().find_map(|line| line.strip_prefix("totals: ")).expect("a line with the total");
-                total.trim().parse::<f64>().expect("a number")
-            };
+            let counted =
+                |count: usize| super::instructions_of(&["be-changed", &held.to_string(), word, &count.to_string()]);
             println!("{name:<52}{held:>10}{:>14.0}", (counted(600) - counted(100)) / 500.0);
         }
     }

@@ -73,6 +73,59 @@ pub fn sessions() {
     }
 }
 
+/// The four of them by name: those in sessions after those that go alone.
+const WAYS: [(&str, &str, &str); 4] = [
+    ("MESSAGE -> <message/>, alone", "sip", "pager"),
+    ("MESSAGE -> <message/>, in a session", "sip", "session"),
+    ("<message/> -> MESSAGE, alone", "xmpp", "pager"),
+    ("<message/> -> MESSAGE, in a session", "xmpp", "session"),
+];
+
+/// What a message costs in instructions, by the difference of two counts under callgrind:
+/// those of the neighbours in this file are among them, as many for one in a session as for
+/// a single one.
+pub fn instructions() {
+    println!("\n{:<52}{:>14}{:>10}", "a message, under callgrind", "instructions", "ratio");
+    let mut before = 0.0;
+    for (name, side, mode) in WAYS {
+        let counted = |count: usize| super::instructions_of(&["be-message", side, mode, &count.to_string()]);
+        let cost = (counted(1200) - counted(200)) / 1000.0;
+        let ratio = if mode == "session" { format!("{:.2}", cost / before) } else { String::new() };
+        println!("{name:<52}{cost:>14.0}{ratio:>10}");
+        before = cost;
+    }
+}
+
+/// The process under callgrind: sends messages, ends.
+pub fn be_message(side: &str, mode: &str, count: &str) {
+    let count = count.parse::<usize>().expect("a number");
+    let mut memory = Memory::over(Sip::Tcp, 1, &settings(mode));
+    let mut dialog = Dialog {
+        call_id: "s".into(),
+        user: 0,
+        us: "<sip:alice@p0.example>".into(),
+        uri: "sip:alice@p0.example".into(),
+        cseq: 1,
+    };
+    match (side, mode) {
+        ("sip", "session") => dialog = opened_from_sip(&mut memory, 0),
+        (_, "session") => opened_from_xmpp(&mut memory, 0),
+        _ => {}
+    }
+    for number in 0..count {
+        match (side, mode) {
+            ("sip", "session") => message(&mut memory, number, &mut dialog),
+            ("sip", _) => {
+                dialog.call_id = format!("s{number}");
+                dialog.cseq = 1;
+                message(&mut memory, number, &mut dialog);
+            }
+            _ => stanza(&mut memory, number, 0),
+        }
+        memory.pass_time(50);
+    }
+}
+
 fn settings(mode: &str) -> String {
     format!("set sip domain sip.example dialect lync\nset sip domain sip.example im-mode {mode}\n")
 }
