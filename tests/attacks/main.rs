@@ -8,6 +8,7 @@ mod identity;
 mod measure;
 mod middle;
 mod presence;
+mod session;
 mod sip;
 mod sip_level;
 mod world;
