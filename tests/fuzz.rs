@@ -195,7 +195,7 @@ fn run(name: &str) {
     }
     seeds.push(Vec::new());
     let inputs = seeds.len();
-    let runs = number("FUZZ_RUNS", if name == "gateway" { 100 } else { 2000 });
+    let runs = number("FUZZ_RUNS", if matches!(name, "gateway" | "session") { 100 } else { 2000 });
     let mut chance = Chance::new(number("FUZZ_SEED", 1));
     for turn in 0..runs {
         let data = mutate(inputs, &seeds, &mut chance);
@@ -242,4 +242,6 @@ tests! {
     msrtc_holds = "msrtc",
     xpidf_holds = "xpidf",
     gateway_holds = "gateway",
+    sdp_holds = "sdp",
+    session_holds = "session",
 }

@@ -340,6 +340,11 @@ fn s12_descriptions_and_first_texts_are_no_bombs() {
         format!("ms-text-format: text/plain;{}\r\n", ";a=b".repeat(1000)),
         format!("ms-text-format: text/plain; ms-body={}\r\n", base64("x")).repeat(60),
         format!("ms-im-format: text/rtf; ms-body={}\r\n", base64("{\\rtf1 x}")).repeat(60),
+        format!("Record-Route: <sip:{};lr>\r\n", "r".repeat(5000)),
+        "Record-Route: <sip:r.sip.example;lr>\r\n".repeat(200),
+        "Session-Expires: 0\r\nSupported: timer\r\n".into(),
+        "Session-Expires: 4294967296;refresher=uas\r\nMin-SE: 4294967296\r\n".into(),
+        "Require: timer, 100rel\r\n".into(),
     ];
     let (from, to) = (&*format!("ada@{OURS}"), &*format!("bob@{HONEST}"));
     let all = descriptions.iter().map(|(body, status)| ("", &**body, Some(*status)));

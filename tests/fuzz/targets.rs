@@ -16,10 +16,10 @@ use latimer::dns::message::{self as dns, Kind, Question, Records, Reply};
 use latimer::gateway::presence::format::{self, Format};
 use latimer::gateway::presence::{document, state::Resource};
 use latimer::gateway::{address, content};
-use latimer::settings::NextHopTransport;
+use latimer::settings::{Dialect, NextHopTransport};
 use latimer::sip::header::{CSeq, MediaType, NameAddr, Via, split_list};
 use latimer::sip::message::Message;
-use latimer::sip::{framer as sip_framer, pidf, uri};
+use latimer::sip::{framer as sip_framer, pidf, sdp, uri};
 use latimer::xmpp::framer as xmpp_framer;
 use latimer::xmpp::jid::Jid;
 use latimer::xmpp::stanza::Stanza;
@@ -50,6 +50,8 @@ pub const TARGETS: &[Target] = &[
     ("msrtc", microsoft_presence),
     ("xpidf", old_presence),
     ("gateway", gateway),
+    ("sdp", session_description),
+    ("session", session),
 ];
 
 /// Longer inputs show nothing that shorter ones do not.
@@ -673,4 +675,76 @@ fn gateway(data: &[u8]) {
     n.advance(120_000);
     let broken: Vec<&String> = n.faults.iter().filter(|fault| fault.starts_with("not ")).collect();
     assert!(broken.is_empty(), "{broken:?}");
+}
+
+// ---- Sessions
+
+/// A description, and our answer to it: as many media in the same places, at most one taken.
+fn session_description(data: &[u8]) {
+    let Some(offer) = sdp::read(data) else { return };
+    let side =
+        sdp::Side { host: "gw.edge.example", session: 7, format: "sip:lena@chat.example", accept_types: "text/plain" };
+    let answer = side.answer(&offer);
+    assert_eq!(answer.is_some(), offer.iter().any(sdp::Media::is_instant_messages));
+    let Some(answer) = answer else { return };
+    assert!(answer.len() < data.len() + 512, "{answer}");
+    let read = sdp::read(answer.as_bytes()).unwrap_or_else(|| panic!("our answer is none: {answer:?}"));
+    assert_eq!(read.len(), offer.len(), "{answer:?}");
+    assert_eq!(read.iter().filter(|media| media.port != "0").count(), 1, "{answer:?}");
+    for (asked, answered) in offer.iter().zip(&read) {
+        assert!(asked.kind == answered.kind && asked.protocol.eq_ignore_ascii_case(answered.protocol), "{answer:?}");
+    }
+}
+
+const INVITE: &str = "INVITE sip:lena@chat.example SIP/2.0\r\n\
+    Via: SIP/2.0/TCP proxy.voip.example;branch=z9hG4bKopen\r\nRecord-Route: <sip:edge.voip.example;lr>\r\n\
+    Max-Forwards: 70\r\nFrom: <sip:marta@voip.example>;tag=m\r\nTo: <sip:lena@chat.example>\r\nCall-ID: s\r\n\
+    CSeq: 1 INVITE\r\nContact: <sip:marta@voip.example;gr=desk>\r\nAllow: INVITE, BYE, MESSAGE, INFO, UPDATE\r\n\
+    Supported: timer\r\nms-text-format: text/plain; ms-body=SGFsbG8=\r\nContent-Type: application/sdp\r\n\
+    Content-Length: 55\r\n\r\nv=0\r\nm=message 1 sip null\r\na=accept-types:text/plain *\r\n\r\n";
+
+/// A gateway with an open session, and what its two sides then send; in requests `$T` stands
+/// for our tag in it and `$U` for our Contact. In the end everything is over.
+fn session(data: &[u8]) {
+    let names = Names {
+        gateway: "gw.edge.example".into(),
+        xmpp: vec!["chat.example".into()],
+        sip: vec!["voip.example".into()],
+        proxy: "proxy.voip.example".into(),
+        transport: NextHopTransport::Tcp,
+        strangers: Vec::new(),
+    };
+    let mut settings = names.settings();
+    for domain in &mut settings.sip_domains {
+        (domain.dialect, domain.session_idle_s, domain.rate) = (Dialect::Lync, 60, None);
+    }
+    let mut n = Neighbours::new(names, settings, 7);
+    n.send_request(Transport::Tcp, None, INVITE.as_bytes());
+    let accepted = n.sip.pop_front().expect("an answer").message;
+    assert_eq!(accepted.status(), Some(200));
+    let of = |name: &str| accepted.header(name).unwrap_or_default().to_string();
+    let tag = of("to").split(";tag=").nth(1).unwrap_or_default().to_string();
+    let uri = of("contact").split(['<', '>']).nth(1).unwrap_or_default().to_string();
+    let orders = data[..data.len().min(OCTETS_MAX)].split(|octet| *octet == 0xff).take(40);
+    for order in orders {
+        let Some((kind, rest)) = order.split_first() else { continue };
+        match (kind % 12, core::str::from_utf8(rest)) {
+            (0..=5, Ok(request)) => {
+                let request = request.replace("$T", &tag).replace("$U", &uri);
+                let transport = if kind % 12 == 5 { Transport::Udp } else { Transport::Tcp };
+                n.send_request(transport, None, request.as_bytes());
+            }
+            (6 | 7, Ok(stanza)) => {
+                let _ = n.send_stanza("chat.example", "voip.example", stanza);
+            }
+            (8, _) => n.advance(u64::from(rest.first().copied().unwrap_or(0)) * 300),
+            (9 | 10, _) => n.answer_all(200 + 25 * u16::from(rest.first().copied().unwrap_or(0) % 20)),
+            _ => n.break_all(rest.first().copied().unwrap_or(0)),
+        }
+    }
+    n.advance(6_000_000);
+    let broken: Vec<&String> = n.faults.iter().filter(|fault| fault.starts_with("not ")).collect();
+    assert!(broken.is_empty(), "{broken:?}");
+    let left = (n.world.gateway.sessions_kept(), n.world.gateway.messages_under_way());
+    assert_eq!(left, (0, 0), "sessions and messages are left");
 }
