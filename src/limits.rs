@@ -149,7 +149,8 @@ pub const PRESENCE_TURN_MAX: usize = 64;
 pub const SESSIONS_MAX: usize = 2048;
 /// Sessions of one pair of users: both may have opened one, from several clients.
 pub const SESSIONS_PER_PAIR_MAX: usize = 4;
-/// Octets of the fixed parts and the texts of a session, its route set not shared.
+/// Octets of the fixed parts of a session, and of its texts: those of its dialog, whose route
+/// set may be nobody else's, and a description that nobody acknowledged yet.
 pub const SESSION_OCTETS: usize = 1024 + DIALOG_OCTETS_MAX;
 /// Octets of all texts that came in header fields of INVITEs and wait to be sent again.
 pub const SESSION_FIRSTS_OCTETS_MAX: usize = 1024 * 1024;
@@ -159,6 +160,8 @@ pub const SESSION_CALL_IDS_MAX: usize = 1024;
 pub const PAGER_PEERS_MAX: usize = 4096;
 /// Largest session description read, in octets.
 pub const SDP_OCTETS_MAX: usize = 16 * 1024;
+/// Longest kind of media, protocol or format in one that is read or repeated, in octets.
+pub const SDP_WORD_OCTETS_MAX: usize = 32;
 /// Most media lines of a session description.
 pub const SDP_MEDIA_MAX: usize = 16;
 /// Deadlines of sessions that are served in one turn of the loop.

@@ -5,7 +5,7 @@
 //! A session of messages that travel as SIP requests is one media line
 //! `m=message PORT sip WHATEVER`; its port and address mean nothing, for no media flows.
 
-use crate::limits::{SDP_MEDIA_MAX, SDP_OCTETS_MAX};
+use crate::limits::{SDP_MEDIA_MAX, SDP_OCTETS_MAX, SDP_WORD_OCTETS_MAX};
 
 /// One media line and what belongs to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,8 @@ pub fn read(octets: &[u8]) -> Option<AllMedia<'_>> {
                 let mut words = value.splitn(4, ' ').map(str::trim);
                 let (kind, port, protocol) = (words.next()?, words.next()?, words.next()?);
                 let formats = words.next().unwrap_or_default();
-                if !port.starts_with(|c: char| c.is_ascii_digit()) || kind.is_empty() || protocol.is_empty() {
+                let fits = |word: &str| (1..=SDP_WORD_OCTETS_MAX).contains(&word.len());
+                if !port.starts_with(|c: char| c.is_ascii_digit()) || !fits(kind) || !fits(protocol) {
                     return None;
                 }
                 all.push(Media { kind, port, protocol, formats, accept_types: "" }).ok()?;
@@ -113,7 +114,10 @@ impl Side<'_> {
             if place == taken {
                 self.media(media.kind, &mut text);
             } else {
-                for piece in ["m=", media.kind, " 0 ", media.protocol, " ", media.formats, "\r\n"] {
+                // Of what is refused the first format stands for all (RFC 3264 section 6).
+                let format = media.formats.split(' ').next().filter(|format| !format.is_empty());
+                let format = format.filter(|format| format.len() <= SDP_WORD_OCTETS_MAX).unwrap_or("0");
+                for piece in ["m=", media.kind, " 0 ", media.protocol, " ", format, "\r\n"] {
                     text.push_str(piece);
                 }
             }
@@ -159,7 +163,7 @@ mod tests {
         assert!(media[1].is_instant_messages() && media[1].takes("image/gif") && !media[1].takes("text/html"));
         let answer = US.answer(&media).expect("an answer");
         assert!(answer.ends_with(
-            "m=audio 0 RTP/AVP 0 8\r\nm=x-ms-message 5060 sip sip:lena@chat.example\r\na=accept-types:text/plain text/html\r\n"
+            "m=audio 0 RTP/AVP 0\r\nm=x-ms-message 5060 sip sip:lena@chat.example\r\na=accept-types:text/plain text/html\r\n"
         ));
         assert!(read(answer.as_bytes()).is_some());
     }
@@ -184,9 +188,17 @@ mod tests {
     fn what_is_no_description_is_refused() {
         let many = offer(&"m=audio 1 RTP/AVP 0\r\n".repeat(SDP_MEDIA_MAX + 1));
         let large = offer(&format!("a={}\r\n", "x".repeat(SDP_OCTETS_MAX)));
-        for text in
-            ["", "hello", "m=message 1 sip null", "v=0\r\nm=message\r\n", "v=0\r\nm=message x sip\r\n", &many, &large]
-        {
+        let long = offer(&format!("m={} 1 sip x\r\n", "x".repeat(SDP_WORD_OCTETS_MAX + 1)));
+        for text in [
+            &long,
+            "",
+            "hello",
+            "m=message 1 sip null",
+            "v=0\r\nm=message\r\n",
+            "v=0\r\nm=message x sip\r\n",
+            &many,
+            &large,
+        ] {
             assert_eq!(read(text.as_bytes()), None, "{text:.40}");
         }
         assert_eq!(read(b"v=0\r\n\xff"), None);

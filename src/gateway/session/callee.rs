@@ -80,12 +80,13 @@ impl Gateway {
             remote_uri: message.from().uri,
             target,
         };
-        let route_set = self.sessions.route_sets.of(message.headers("Record-Route"));
-        let texts = [parts.call_id, parts.remote_tag, parts.local_uri, parts.remote_uri, parts.target, &route_set];
-        if texts.iter().map(|text| text.len()).sum::<usize>() > DIALOG_OCTETS_MAX {
-            return Err(Answer::new(513, "Addresses Or Routes Are Too Long", Counter::SipRequestRefused));
+        let texts = [parts.call_id, parts.remote_tag, parts.local_uri, parts.remote_uri, parts.target];
+        let routes = message.headers("Record-Route").map(|route| route.len() + 2);
+        let octets: usize = texts.iter().map(|text| text.len()).chain(routes).sum();
+        if octets > DIALOG_OCTETS_MAX {
+            return Err(too_long());
         }
-        let record_route: Box<str> = (&*route_set).into();
+        let route_set = self.sessions.route_sets.of(message.headers("Record-Route"));
         let dialog = Dialog::new(&parts, route_set, 0, Some(message.cseq().number));
         let is_lync = self.is_lync(from.domain());
         let media = offer.as_ref().and_then(|offer| offer.iter().find(|media| media.is_instant_messages()).copied());
@@ -123,6 +124,10 @@ impl Gateway {
             self.sessions.remove(key);
             return Err(refuse_media());
         };
+        if octets + sdp.len() > DIALOG_OCTETS_MAX {
+            self.sessions.remove(key);
+            return Err(too_long());
+        }
         self.sessions.takes_sessions(lane);
         cx.count(Counter::SessionOpened);
         let may_wait = self.keep_first_text(cx, key, message);
@@ -131,7 +136,6 @@ impl Gateway {
             is_first: true,
             is_offer: offer.is_none(),
             sdp: sdp.into(),
-            record_route,
             again: cx.now.after(T1),
             interval: T1,
             until: cx.now.after(T1_64),
@@ -186,9 +190,11 @@ impl Gateway {
         let Some(pending) = &session.unacknowledged else { return };
         let expires = session.timer.map(|timer| timer.agreed);
         let value = expires.map(|agreed| agreed.as_answerer());
+        // What came as Record-Route goes back as it came, and is the route set.
+        let record_route = session.dialog.route_set();
         let mut headers = session_headers(&contact);
-        if !pending.record_route.is_empty() {
-            let _ = headers.push(("Record-Route", &pending.record_route));
+        if pending.is_first && !record_route.is_empty() {
+            let _ = headers.push(("Record-Route", &record_route));
         }
         if let Some(value) = &value {
             let _ = headers.push(("Session-Expires", value));
@@ -213,7 +219,6 @@ impl Gateway {
             is_first: false,
             is_offer,
             sdp: sdp.into(),
-            record_route: "".into(),
             again: cx.now.after(T1),
             interval: T1,
             until: cx.now.after(T1_64),
@@ -354,6 +359,10 @@ pub(super) fn timer_of(message: &Message<'_>) -> Result<Option<SessionTimer>, An
     SessionTimer::asked(message).map_err(|min| {
         Answer::new(422, "Session Interval Too Small", Counter::SipRequestRefused).with("Min-SE", min.to_string())
     })
+}
+
+fn too_long() -> Answer {
+    Answer::new(513, "Addresses, Routes Or Media Are Too Long", Counter::SipRequestRefused)
 }
 
 /// 488: the offer holds nothing that is bridged. Not 415, to which some servers would come

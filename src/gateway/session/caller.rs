@@ -20,6 +20,7 @@ use crate::sip::uri::Uri;
 use crate::xmpp::jid::Jid;
 use crate::xmpp::stanza::{Condition, StanzaError};
 use core::time::Duration;
+use std::rc::Rc;
 
 /// How long an INVITE may ring before it is cancelled. Some servers let a user's clients wait
 /// ten seconds before one of them answers.
@@ -303,7 +304,8 @@ impl Gateway {
             remote_uri: message.to().uri,
             target,
         };
-        let routes = self.sessions.route_sets.intern(&reversed(message));
+        // Not among those of sessions: it may be of any length, and lives for two requests.
+        let routes: Rc<str> = reversed(message).into();
         let number = message.cseq().number;
         let mut dialog = Dialog::new(&parts, routes, number, None);
         let nobody = ticket(Key::from_bits(u64::from(u32::MAX) >> 8 << 32), Asked::Bye);

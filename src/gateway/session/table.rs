@@ -96,8 +96,6 @@ pub(super) struct Unacknowledged {
     pub(super) is_offer: bool,
     /// The description in it.
     pub(super) sdp: Box<str>,
-    /// Record-Route as it came.
-    pub(super) record_route: Box<str>,
     pub(super) again: Instant,
     pub(super) interval: Duration,
     pub(super) until: Instant,
