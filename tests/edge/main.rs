@@ -289,6 +289,17 @@ impl<'a> Site<'a> {
         Ok(edge)
     }
 
+    /// A further Edge, which only opens connections.
+    pub(crate) fn edge_beside(&self, domain: &str) -> Outcome<Arc<Edge>> {
+        let host = format!("sip.{domain}");
+        let papers = self.papers("beside", "ca", "3650", &[&host])?;
+        let gateway = self.names.gateway();
+        let edge = Edge::new(domain, &host, self.edge_address(), &[], papers, self.gateway(5061), &gateway)?;
+        let edge = Arc::new(edge);
+        self.edges.lock().expect("no scenario panics with it").push(edge.clone());
+        Ok(edge)
+    }
+
     /// The configuration of the gateway without SIP domains and partners.
     pub(crate) fn house(&self) -> Outcome<String> {
         let gw = self.names.gateway();

@@ -19,7 +19,9 @@ pub const SCENARIOS: &[Scenario] = &[
     ("f28-unknown-partner-rate", unknown_partner_rate),
     ("f19-allowed-and-blocked-partners", allowed_and_blocked),
     ("f21-connection-limits", connection_limits),
+    ("f21-connection-limit-in-all", connection_limit_in_all),
     ("f22-stream-timers", stream_timers),
+    ("f22-keep-alive", keep_alive),
     ("f24-body-logging", body_logging),
     ("f25-mtls-no-certificate", |site| mutual_tls(site, "none")),
     ("f25-mtls-wrong-name", |site| mutual_tls(site, "wrong name")),
@@ -130,6 +132,57 @@ fn connection_limits(site: &Site) -> Outcome {
         talk.wait_text(SOON)?;
     }
     latimer.wait_log(&[&site.old()]).map(drop)
+}
+
+/// With room for ten streams in all the next is refused, whosever it is, and those that are
+/// there live on.
+fn connection_limit_in_all(site: &Site) -> Outcome {
+    let (old, lines) = old_partner(site)?;
+    let edge = site.edge()?;
+    let _latimer = site.latimer(&(site.config(PROSODY, &["xmpp connection-limit 10"])? + &lines))?;
+    let mut streams = Vec::new();
+    while let Ok(mut stream) = old.stream() {
+        if stream.wait_end(Duration::from_millis(200)).is_ok() {
+            break;
+        }
+        streams.push(stream);
+        ensure(streams.len() <= 10, || format!("{} streams were let in", streams.len()))?;
+    }
+    ensure(streams.len() >= 5, || format!("only {} streams were let in", streams.len()))?;
+    let odile = edge.user("odile");
+    let from = format!("petra@{}", site.old());
+    for (number, stream) in streams.iter_mut().enumerate() {
+        stream.send(&format!(
+            "<message from='{from}' to='{}' type='chat' id='s{number}'><body>on stream {number}</body></message>",
+            odile.address
+        ))?;
+    }
+    let talk = edge.wait_talk(&odile, SOON)?;
+    for _ in &streams {
+        talk.wait_text(SOON)?;
+    }
+    Ok(())
+}
+
+/// A quiet stream of ours is probed, unless the partner is to be left alone.
+fn keep_alive(site: &Site) -> Outcome {
+    let (old, lines) = old_partner(site)?;
+    let edge = site.edge()?;
+    let config = |on: bool| -> Outcome<String> {
+        let text = site.config(PROSODY, &["xmpp keep-alive-interval 2"])? + &lines;
+        Ok(format!("{text}set partner {} keep-alive {on}\n", site.old()))
+    };
+    let latimer = site.latimer(&config(false)?)?;
+    let (odile, petra) = (edge.user("odile"), format!("petra@{}", site.old()));
+    let is_ping = |e: &crate::xmpp::Element| e.name == "iq" && e.child("ping").is_some();
+    open(&edge, &odile, &petra, "left alone")?;
+    old.wait("the text", SOON, |e| e.text_of("body") == "left alone")?;
+    ensure(old.wait("a ping", Duration::from_secs(5), is_ping).is_err(), || "there came a ping".into())?;
+    latimer.reload_text(&config(true)?)?;
+    std::thread::sleep(Duration::from_secs(1));
+    open(&edge, &edge.user("rhea"), &petra, "looked after")?;
+    old.wait("the text", SOON, |e| e.text_of("body") == "looked after")?;
+    old.wait("a ping", Duration::from_secs(6), is_ping).map(drop)
 }
 
 fn stream_timers(site: &Site) -> Outcome {
@@ -282,7 +335,7 @@ fn direct_partner(site: &Site) -> Outcome {
 fn unknown_partner_rate(site: &Site) -> Outcome {
     let (_old, lines) = old_partner(site)?;
     let edge = discovered_edge(site)?;
-    let text = format!("{}{lines}set partner discovery open\n", site.house()?);
+    let text = site.config(PROSODY, &["partner discovery open"])? + &lines;
     let _latimer = site.latimer(&text)?;
     let odile = edge.user("odile");
     let to = format!("petra@{}", site.old());
@@ -307,6 +360,14 @@ fn unknown_partner_rate(site: &Site) -> Outcome {
         }
     }
     let seconds = begun.elapsed().as_secs_f32();
+    // Who is a partner by configuration has no such bound.
+    let mill = site.edge_beside(site.domain())?;
+    let rhea = mill.user("rhea");
+    for number in 0..100 {
+        let (answer, _) =
+            mill.ask(&rhea, "MESSAGE", &to, &[], "text/plain; charset=UTF-8", &format!("and {number}"))?;
+        equal("the answer to a partner", answer.status(), 200)?;
+    }
     #[allow(clippy::cast_precision_loss)] // Small numbers.
     let allowed = 20.0 * (seconds + 1.0) + 5.0;
     ensure((passed as f32) <= allowed, || format!("{passed} passed in {seconds:.1} s, {refused} did not"))?;
@@ -341,9 +402,7 @@ fn unknown_partner_addressees(site: &Site) -> Outcome {
     equal("the first addressee that was refused", first_refused, Some(1000))?;
     let known = format!("reader7@{}", site.old());
     let (answer, _) = edge.ask(&odile, "MESSAGE", &known, &[], "text/plain", "again")?;
-    ensure([200, 403].contains(&answer.status()), || answer.first.clone())?;
-    // A partner by configuration has no such bound.
-    Ok(())
+    ensure([200, 403].contains(&answer.status()), || answer.first.clone())
 }
 
 fn own_pacing(site: &Site) -> Outcome {

@@ -23,6 +23,9 @@ const AGENT: &str = "UCCAPI/16.0.5134.1000 OC/16.0.5134.1000 (Skype for Business
 /// How long a client waits for an answer to a request.
 pub const ANSWERED: Duration = Duration::from_secs(12);
 
+/// So that no two Edges give the same numbers.
+static EDGES: AtomicU64 = AtomicU64::new(0);
+
 /// How a request of the gateway's is answered.
 #[derive(Clone, Debug)]
 pub enum Answer {
@@ -148,7 +151,7 @@ impl Edge {
             domain: domain.into(),
             host: host.into(),
             address,
-            number: AtomicU64::new(u64::from(std::process::id()) << 20),
+            number: AtomicU64::new(EDGES.fetch_add(1 << 40, Ordering::Relaxed) + (u64::from(std::process::id()) << 20)),
             heard: Mutex::default(),
             changed: Condvar::new(),
             links: Mutex::default(),
