@@ -542,6 +542,9 @@ impl Gateway {
             self.xmpp.handled(cx, origin.handle);
         }
         self.advance_lane(cx, &done);
+        if let Some(session) = done.session() {
+            self.tell_typing(cx, session);
+        }
     }
 
     /// A MESSAGE of ours got no answer, or could not be sent.

@@ -204,6 +204,11 @@ impl Table {
         }
     }
 
+    /// Is a message for SIP of this lane on its way?
+    pub fn is_under_way(&self, lane: u64) -> bool {
+        self.lanes.range((lane, 0)..=(lane, u64::MAX)).next().is_some()
+    }
+
     /// Which lane a message for SIP stands in.
     pub fn lane_of(&self, ticket: Ticket) -> Option<u64> {
         match self.slots.get(ticket.0)? {

@@ -72,7 +72,7 @@ type Key = (String, String);
 enum What {
     Invite { embedded: Option<u64> },
     Again,
-    Message(Text),
+    Message(Text, (String, u64, String)),
     Other,
 }
 
@@ -300,11 +300,12 @@ impl Edge {
         }
         let Some(text) = dialog.queue.front().copied() else { return };
         dialog.busy = true;
+        let who = dialog.who.clone();
         let (kind, body) = match self.chance.below(3) {
             0 => ("text/html; charset=UTF-8", format!("<DIV style=\"color:red\"><B>{}</B></DIV>", words(text.number))),
             _ => ("text/plain; charset=UTF-8", words(text.number)),
         };
-        self.in_dialog(key, "MESSAGE", &format!("Content-Type: {kind}\r\n"), &body, What::Message(text));
+        self.in_dialog(key, "MESSAGE", &format!("Content-Type: {kind}\r\n"), &body, What::Message(text, who));
     }
 
     fn call(&mut self, branch: String, bytes: Vec<u8>, what: What, key: Key) {
@@ -358,7 +359,7 @@ impl Edge {
                                 self.dialogs.remove(&client.key);
                             }
                         }
-                        What::Message(_) => {
+                        What::Message(..) => {
                             if self.dialogs.contains_key(&client.key) {
                                 self.bye(&client.key);
                             }
@@ -415,9 +416,9 @@ impl Edge {
                 client.rang = true;
                 self.on_invite_answered(branch, status, message, &what, &key);
             }
-            What::Message(text) => {
+            What::Message(text, who) => {
                 self.clients.remove(branch);
-                self.on_message_answered(&key, text, status);
+                self.on_message_answered(&key, text, who, status);
             }
             What::Other => {
                 self.clients.remove(branch);
@@ -484,9 +485,14 @@ impl Edge {
         self.pump(key);
     }
 
-    fn on_message_answered(&mut self, key: &Key, text: Text, status: u16) {
+    fn on_message_answered(&mut self, key: &Key, text: Text, who: (String, u64, String), status: u16) {
         let Some(dialog) = self.dialogs.get_mut(key) else {
-            self.answered.push((text.number, status));
+            // It crossed the end of the session, and was not even looked at.
+            if status == 481 && !text.first {
+                self.queue(who, text);
+            } else {
+                self.answered.push((text.number, status));
+            }
             return;
         };
         dialog.busy = false;

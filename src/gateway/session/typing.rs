@@ -4,7 +4,7 @@
 //! A side is told of a change once. Nobody is told by a notice of its own what a message says
 //! anyhow: that its sender writes no more.
 
-use super::table::{First, Phase};
+use super::table::{First, Phase, Session};
 use super::{Asked, ticket};
 use crate::base::counters::Counter;
 use crate::base::cx::Cx;
@@ -131,8 +131,14 @@ impl Gateway {
     }
 
     /// Tells the SIP user what has changed of the XMPP user's typing, one notice at a time.
-    fn tell_typing(&mut self, cx: &mut Cx<'_>, key: Key) {
-        let Some(session) = self.sessions.slots.get(key) else { return };
+    /// Not while a message is on its way: the notice might overtake it, and what comes behind
+    /// a later request is refused (RFC 3261 section 12.2.2).
+    pub(in crate::gateway) fn tell_typing(&mut self, cx: &mut Cx<'_>, key: Key) {
+        let is_open = |session: &&Session| session.phase == Phase::Open;
+        let Some(session) = self.sessions.slots.get(key).filter(is_open) else { return };
+        if self.pending.is_under_way(session.lane) {
+            return;
+        }
         let typing = session.typing;
         if typing.xmpp == typing.xmpp_told || typing.is_busy || typing.is_unwanted {
             return;
