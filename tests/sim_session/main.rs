@@ -446,7 +446,7 @@ fn each_text_is_shown_once_or_its_sender_knows() {
     let steps = number("STEPS").unwrap_or(60);
     let seeds: Vec<u64> = match number("SEED") {
         Some(seed) => vec![seed],
-        None => (0..number("SEEDS").unwrap_or(32)).collect(),
+        None => (0..number("SEEDS").unwrap_or(64)).collect(),
     };
     let (mut written, mut shown, mut sessions, mut failed) = (0, 0, 0, Vec::new());
     for seed in &seeds {
