@@ -108,7 +108,7 @@ pub const STREAM_UNHANDLED_MAX: usize = 256;
 /// Messages on their way through the gateway at one time, both directions.
 pub const PENDING_MAX: usize = 4096;
 /// Messages that wait behind another one of the same pair.
-pub const PENDING_PER_PAIR_MAX: usize = 64;
+pub const PENDING_PER_PAIR_MAX: usize = 512;
 /// Octets of all messages that wait behind another one.
 pub const PENDING_OCTETS_MAX: usize = 4 * 1024 * 1024;
 /// Delivered messages remembered so that a late stanza error finds its sender.

@@ -56,6 +56,10 @@ pub(super) struct Memory {
     threads: VecDeque<(String, String, u64)>,
     /// Stops messages that run in circles.
     pub(super) loops: LoopGuard,
+    /// Requests whose turn has come in their lanes.
+    next: VecDeque<(Ticket, Outgoing)>,
+    /// Are they being sent?
+    is_advancing: bool,
     /// Where bodies are read into.
     pub(super) text: Text,
 }
@@ -67,6 +71,8 @@ impl Memory {
             cseq: 0,
             threads: VecDeque::new(),
             loops: LoopGuard::default(),
+            next: VecDeque::new(),
+            is_advancing: false,
             text: Text::default(),
         }
     }
@@ -626,11 +632,17 @@ impl Gateway {
     }
 
     fn advance_lane(&mut self, cx: &mut Cx<'_>, done: &ToSip) {
-        // A request that fails at once calls back here for its own successor, so the
-        // depth is bounded by PENDING_PER_PAIR_MAX.
-        if let Some((ticket, request)) = self.pending.next_in_lane(done) {
+        let Some(next) = self.pending.next_in_lane(done) else { return };
+        self.memory.next.push_back(next);
+        if core::mem::replace(&mut self.memory.is_advancing, true) {
+            // A request that failed at once: its successor has its turn below, so that no
+            // lane is walked down the stack.
+            return;
+        }
+        while let Some((ticket, request)) = self.memory.next.pop_front() {
             self.send_to_sip(cx, ticket, request);
         }
+        self.memory.is_advancing = false;
     }
 
     /// The lane of messages between two JIDs, bare.
