@@ -40,7 +40,9 @@ use webpki::{
     CertRevocationList, EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, OwnedCertRevocationList,
     RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
 };
-use x509_parser::prelude::{FromDer, GeneralName, GeneralSubtree, NameConstraints, ParsedExtension, X509Certificate};
+use x509_parser::prelude::{
+    CertificateRevocationList, FromDer, GeneralName, GeneralSubtree, NameConstraints, ParsedExtension, X509Certificate,
+};
 
 /// Plain octets a session buffers before it takes no more: one record.
 const SESSION_BUFFER_OCTETS_MAX: usize = 16 * 1024;
@@ -161,6 +163,9 @@ impl Tls {
         for (name, pem) in material.revoked {
             revoked.extend(lists_of(pem).map_err(|what| Unusable { path: format!("tls revoked {name}"), what })?);
         }
+        // Of several lists of one CA only the first is looked at: the newest has to be it.
+        revoked.sort_by_key(|(made, _)| core::cmp::Reverse(*made));
+        let revoked = revoked.into_iter().map(|(_, list)| list).collect();
         let algorithms = provider.signature_verification_algorithms;
         Ok(Self {
             certificates: certificates.into(),
@@ -336,8 +341,8 @@ fn chain_of(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     Ok(chain)
 }
 
-/// The revocation lists of a PEM text, at least one.
-fn lists_of(pem: &str) -> Result<Vec<CertRevocationList<'static>>, String> {
+/// The revocation lists of a PEM text, at least one, and when each was made, in seconds.
+fn lists_of(pem: &str) -> Result<Vec<(i64, CertRevocationList<'static>)>, String> {
     let lists = CertificateRevocationListDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| format!("not readable as PEM ({e})"))?;
@@ -345,8 +350,10 @@ fn lists_of(pem: &str) -> Result<Vec<CertRevocationList<'static>>, String> {
         return Err("holds no revocation list in PEM form".into());
     }
     let read = |list: &CertificateRevocationListDer<'_>| {
+        let made = CertificateRevocationList::from_der(list).map(|(_, list)| list.last_update().timestamp());
         let list = OwnedCertRevocationList::from_der(list);
-        list.map(CertRevocationList::from).map_err(|e| format!("holds a revocation list that cannot be read ({e})"))
+        list.map(|list| (made.unwrap_or_default(), CertRevocationList::from(list)))
+            .map_err(|e| format!("holds a revocation list that cannot be read ({e})"))
     };
     lists.iter().map(read).collect()
 }
@@ -961,6 +968,11 @@ pub(crate) mod tests {
 
     /// The list of a CA, with the certificate of that serial number on it.
     fn list(of: &Made, serial: u64) -> String {
+        list_of_day(of, serial, 2)
+    }
+
+    /// The same, made on that day.
+    fn list_of_day(of: &Made, serial: u64, day: u8) -> String {
         let entry = rcgen::RevokedCertParams {
             serial_number: serial.into(),
             revocation_time: date_time_ymd(2025, 6, 1),
@@ -968,7 +980,7 @@ pub(crate) mod tests {
             invalidity_date: None,
         };
         let list = rcgen::CertificateRevocationListParams {
-            this_update: date_time_ymd(2025, 6, 2),
+            this_update: date_time_ymd(2025, 6, day),
             // Out of date by now: who was on it still is.
             next_update: date_time_ymd(2025, 7, 1),
             crl_number: 1.into(),
@@ -1000,6 +1012,10 @@ pub(crate) mod tests {
         assert_eq!(verdict(&[&below, &middle], &of_root), Ok(()), "a list of another CA");
         assert_eq!(verdict(&[&seven], &list(&other, 7)), Ok(()), "a list of a stranger");
         assert_eq!(verdict(&[&seven], &(list(&other, 7) + &of_root)), Err(CertificateFault::Revoked));
+        let newer = list_of_day(&root, 8, 3);
+        for lists in [newer.clone() + &of_root, of_root + &newer] {
+            assert_eq!(verdict(&[&eight], &lists), Err(CertificateFault::Revoked), "the newest list of a CA counts");
+        }
     }
 
     #[test]
