@@ -268,6 +268,14 @@ fn sip_warnings(config: &Config, lines: &Lines, warn: &mut dyn FnMut(usize, Stri
 
 fn policy_warnings(config: &Config, lines: &Lines, warn: &mut dyn FnMut(usize, String)) {
     let policies = &config.settings.policies;
+    for user in config.settings.users.iter().filter(|_| !config.settings.discovery_open) {
+        let domain = user.address.rsplit_once('@').map_or(user.address.as_str(), |(_, domain)| domain);
+        if !config.settings.sip_domains.iter().any(|served| served.domain == domain) {
+            let path = format!("user {}", user.address);
+            let text = format!("{path}: {domain} is no SIP domain here, so its policy never counts");
+            warn(lines.line_of(&format!("{path} policy")), text);
+        }
+    }
     if !policies.is_empty() && !policies.iter().any(|policy| policy.name == DEFAULT_POLICY) {
         let text = "policy default is not set: users who have no other policy may talk to nobody".into();
         warn(lines.line_of("policy"), text);
@@ -347,6 +355,10 @@ fn xmpp_warnings(config: &Config, lines: &Lines, warn: &mut dyn FnMut(usize, Str
     }
     for partner in &settings.partners {
         let path = format!("partner {}", partner.domain);
+        if partner.sasl == Requirement::Required && partner.dialback {
+            let line = lines.line_of(&format!("{path} sasl"));
+            warn(line, format!("{path}: sasl required leaves dialback no place: set dialback false if that is meant"));
+        }
         if partner.may_dialback_in_the_clear() {
             let line = lines.line_of(&format!("{path} tls"));
             warn(line, format!("{path}: streams may be in the clear, proved by nothing but the DNS"));

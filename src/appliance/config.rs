@@ -680,6 +680,8 @@ mod tests {
         refused("set policy staff chat true", 2, "'chat' is not known there");
         for (text, part) in [
             ("set policy staff xmpp true", "policy default is not set"),
+            ("set user marta@far.example policy default", "far.example is no SIP domain here"),
+            ("set partner a.example sasl required", "sasl required leaves dialback no place"),
             ("set policy default xmpp true\nset policy default federation false", "takes xmpp true back"),
             ("set policy default public-cloud-audio-video true", "needs public-cloud true"),
             ("set provider harbour enabled true", "nobody reaches anybody by it"),
