@@ -153,6 +153,13 @@ impl Discovered {
         known.known = (known.known + 1).min(OUTCOMES);
     }
 
+    /// What was taken for a success turned out to be none: the latest of them counts as a
+    /// failure.
+    fn failed(&mut self, domain: &str) {
+        let Some(known) = self.domains.get_mut(domain).filter(|known| known.known > 0) else { return };
+        known.outcomes = (known.outcomes | (known.outcomes + 1)) & ((1 << OUTCOMES) - 1);
+    }
+
     /// Forgets those that are configured now.
     pub(super) fn configure(&mut self, is_configured: impl Fn(&str) -> bool) {
         self.domains.retain(|domain, _| !is_configured(domain));
@@ -201,9 +208,21 @@ impl Gateway {
         passed
     }
 
-    /// What became of a message of that domain; of a configured one it means nothing.
-    pub(super) fn note_outcome(&mut self, domain: &str, is_failure: bool) {
-        self.discovered.outcome(domain, is_failure);
+    /// What became of a message of that domain when it was judged, with what counts a
+    /// refusal; of a configured domain it means nothing. What is refused for want of room or
+    /// for coming too fast says nothing of the addressee: whoever was slowed down could else
+    /// not get out of it.
+    pub(super) fn note_outcome(&mut self, domain: &str, refused: Option<Counter>) {
+        let is_ours =
+            matches!(refused, Some(Counter::DiscoveredHeld | Counter::DiscoveredBlocked | Counter::SipOverload));
+        if !is_ours {
+            self.discovered.outcome(domain, refused.is_some());
+        }
+    }
+
+    /// The other side refused a message of that domain that was passed on.
+    pub(super) fn note_failed(&mut self, domain: &str) {
+        self.discovered.failed(domain);
     }
 
     /// A final answer of a SIP user's side to what an XMPP user wanted of him: whether he
@@ -294,6 +313,23 @@ mod tests {
             all.outcome("far.example", false);
         }
         assert_eq!(all.pass(at(6001), "far.example", "a@x"), Ok(()));
+    }
+
+    #[test]
+    fn what_fails_behind_us_is_a_failure_and_no_success_too() {
+        let mut all = Discovered::default();
+        all.failed("far.example");
+        assert_eq!(all.pass(at(0), "far.example", "a@x"), Ok(()));
+        all.failed("far.example");
+        assert_eq!(all.domains["far.example"].outcomes, 0, "there was none to fail");
+        for _ in 0..OUTCOMES {
+            all.outcome("far.example", false);
+            all.failed("far.example");
+        }
+        assert_eq!(all.domains["far.example"].outcomes.count_ones(), OUTCOMES);
+        all.failed("far.example");
+        assert_eq!(all.domains["far.example"].outcomes.count_ones(), OUTCOMES);
+        assert!(all.domains["far.example"].is_bad());
     }
 
     #[test]

@@ -316,7 +316,7 @@ impl Gateway {
         let (id, from, to) = (stanza.id.unwrap_or_default(), stanza.from.as_str(), stanza.to.as_str());
         if let Some(ticket) = self.pending.find_trace(id, from, to) {
             let Some(Pending::ToXmpp(entry)) = self.pending.take(ticket) else { return };
-            self.note_outcome(entry.trace.from.domain(), true);
+            self.note_failed(entry.trace.from.domain());
             let dialect = self.dialect_of(entry.trace.from.domain());
             let answer = Answer::of_stanza_error(&error, stanza.from.resource().is_some(), dialect);
             cx.refuse(
@@ -335,7 +335,7 @@ impl Gateway {
                 None => self.on_late_error(cx, &entry.trace, &error),
             }
         } else if let Some(trace) = self.pending.recall(id, from, to) {
-            self.note_outcome(trace.from.domain(), true);
+            self.note_failed(trace.from.domain());
             if !self.test_late_error(cx, &trace.id, &error) {
                 self.on_late_error(cx, &trace, &error);
             }
@@ -359,7 +359,11 @@ impl Gateway {
     /// A `<message/>` of another type than `error`.
     pub(super) fn message_from_xmpp(&mut self, cx: &mut Cx<'_>, handle: Handle, stanza: &Stanza<'_>) {
         cx.count(Counter::XmppMessageIn);
-        match self.try_message_from_xmpp(cx, handle, stanza) {
+        let outcome = self.try_message_from_xmpp(cx, handle, stanza);
+        if !matches!(outcome, Ok(Taken::Nothing)) {
+            self.note_outcome(stanza.from.domain(), outcome.as_ref().err().map(|(counter, _)| *counter));
+        }
+        match outcome {
             Ok(Taken::Sent) => return,
             Ok(Taken::Nothing) => cx.count(Counter::XmppMessageNothing),
             Err((counter, error)) => {
@@ -541,6 +545,7 @@ impl Gateway {
                     self.send_receipt(cx, origin);
                 }
             } else {
+                self.note_failed(domain_of(&origin.from));
                 let error = error::of_response(message, self.dialect_of(domain_of(&origin.to)));
                 let cause = format_args!("status={status} {}", error::Said(message));
                 self.fail_to_xmpp(cx, origin, &error, done.body(), cause);

@@ -143,7 +143,7 @@ impl Gateway {
         if !self.settings.discovery_open || !proven {
             // Nobody is counted.
         } else if let Some(domain) = self.discovered_sender(message, source) {
-            self.note_outcome(&domain, judged.is_err());
+            self.note_outcome(&domain, judged.as_ref().err().map(|answer| answer.counter));
         }
         let refused = judged.as_ref().err().map(|answer| (answer.status, &*answer.reason));
         self.heard.note(cx.now, message, refused, |domain| self.routes.sip_domain(&self.settings, domain).is_some());

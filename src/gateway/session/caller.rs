@@ -17,7 +17,7 @@ use crate::sip::message::{Message, Method};
 use crate::sip::sdp;
 use crate::sip::session_timer::SessionTimer;
 use crate::sip::uri::Uri;
-use crate::xmpp::jid::Jid;
+use crate::xmpp::jid::{self, Jid};
 use crate::xmpp::stanza::{Condition, StanzaError};
 use core::time::Duration;
 use std::rc::Rc;
@@ -333,6 +333,8 @@ impl Gateway {
             // Both invited each other, and his is open.
             return self.send_to_sip(cx, ticket, request);
         }
+        let domain = self.pending.sender(ticket).map(|sender| jid::split(sender).1.to_owned());
+        domain.iter().for_each(|domain| self.note_failed(domain));
         let error = error::of_response(message, self.dialect_of(&request.sip_domain));
         let cause = format_args!("status={} {}", message.status(), error::Said(message));
         self.end_to_sip(cx, ticket, &error, &request.body, cause);
