@@ -105,6 +105,45 @@ fn a_discovered_domain_that_tries_a_thousand_names_is_not_heard_any_more() {
     assert!(n.xmpp.is_empty());
 }
 
+/// Says this many messages, ten a second. The XMPP side has no such user, if `fails`.
+fn say_many(n: &mut Neighbours, from: usize, count: usize, fails: bool) -> BTreeMap<usize, (u16, String)> {
+    for number in from..from + count {
+        say(n, number, "lena@chat.example");
+        n.advance(100);
+        for stanza in core::mem::take(&mut n.xmpp).into_iter().filter(|_| fails) {
+            let of = |name: &str| stanza.attribute(name).unwrap_or_default().to_owned();
+            let error = format!(
+                "<message type='error' from='{}' to='{}' id='{}'><error type='cancel'><item-not-found \
+                 xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message>",
+                of("to"),
+                of("from"),
+                of("id")
+            );
+            n.send_stanza("chat.example", "fern.example", &error).expect("a stream");
+        }
+    }
+    n.advance(200);
+    answers(n)
+}
+
+fn taken(answers: &BTreeMap<usize, (u16, String)>) -> usize {
+    answers.values().filter(|(status, _)| *status == 200).count()
+}
+
+#[test]
+fn a_discovered_domain_whose_messages_all_fail_is_slowed_down_and_gets_out_of_it() {
+    let mut n = open();
+    say_many(&mut n, 0, 45, true);
+    n.advance(2000);
+    let got = say_many(&mut n, 100, 20, true);
+    assert!(taken(&got) <= 3, "one a second: {got:?}");
+    assert!(got.values().any(|(_, said)| said.starts_with("7247005;")), "{got:?}");
+    // Whom it writes to is there now: what is refused for coming too fast does not count.
+    say_many(&mut n, 200, 250, false);
+    let got = say_many(&mut n, 500, 20, false);
+    assert_eq!(taken(&got), 20, "{got:?}");
+}
+
 #[test]
 fn a_burst_leaves_for_an_edge_at_the_rate_it_takes_and_nothing_is_lost() {
     let names = names();
