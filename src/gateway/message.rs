@@ -406,7 +406,7 @@ impl Gateway {
         }
         self.hold_discovered(cx, from_domain, stanza.to.bare()).map_err(Held::error)?;
         let way = self
-            .may_talk(cx, &stanza.to, from_domain, What::Im)
+            .may_be_reached(cx, &stanza.to, from_domain, What::Im)
             .map_err(|denial| (denial.counter(), denial.error()))?;
         if stanza.element.children().any(content::outward::encrypts) {
             return refuse(
@@ -540,6 +540,7 @@ impl Gateway {
             self.note_answer(cx.now, &origin.to, status);
             if status < 300 {
                 cx.count(Counter::XmppMessageDelivered);
+                self.was_reached(cx, &origin.to, domain_of(&origin.from), What::Im);
                 // In a session it is the other end that answers, so it has the message.
                 if origin.wants_receipt && status == 200 && done.session().is_some() {
                     self.send_receipt(cx, origin);

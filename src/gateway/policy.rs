@@ -255,19 +255,36 @@ fn way(
 }
 
 impl Gateway {
-    /// May this SIP user and users of that XMPP domain have this of each other? Asked
-    /// before anything of it passes, whoever begins; which domains there are at all is
-    /// judged by the routes. It takes a licence where one is needed.
+    /// May this SIP user have this of users of that XMPP domain, which he wants himself?
+    /// Asked before anything of it passes; which domains there are at all is judged by the
+    /// routes. It takes a licence where one is needed.
     pub fn may_talk(&mut self, cx: &Cx<'_>, sip: &Jid, xmpp_domain: &str, what: What) -> Result<Way, Denial> {
         let way = way(&self.rights, &self.settings, sip, xmpp_domain, what, cx.wall)?;
-        self.licensed(cx.now, sip, way)
+        self.licensed(cx.now, sip, way, true)
+    }
+
+    /// The same when it is the other side that begins. A licence has to be left for him, but is
+    /// not taken: or whoever writes to names that he makes up would take them all.
+    pub fn may_be_reached(&mut self, cx: &Cx<'_>, sip: &Jid, xmpp_domain: &str, what: What) -> Result<Way, Denial> {
+        let way = way(&self.rights, &self.settings, sip, xmpp_domain, what, cx.wall)?;
+        self.licensed(cx.now, sip, way, false)
+    }
+
+    /// A SIP user took what an XMPP user sent him: he is there, and counts.
+    pub(super) fn was_reached(&mut self, cx: &Cx<'_>, sip: &str, xmpp_domain: &str, what: What) {
+        if self.settings.providers.iter().any(|provider| provider.enabled && provider.licences.is_some())
+            && let Ok(sip) = Jid::parse(sip)
+        {
+            // What he has is not taken back, should another have been faster.
+            let _ = self.may_talk(cx, &sip, xmpp_domain, what);
+        }
     }
 
     /// The same for a SIP user who wrote to an address that this provider decorated.
     pub(super) fn may_talk_by(&mut self, cx: &Cx<'_>, sip: &Jid, place: usize, what: What) -> Result<Way, Denial> {
         let Some(provider) = self.settings.providers.get(place) else { return Err(Denial::NotCarried) };
         by_provider(self.rights.of(&self.settings, sip), provider, what, cx.wall)?;
-        self.licensed(cx.now, sip, Way::Provider(place))
+        self.licensed(cx.now, sip, Way::Provider(place), true)
     }
 
     /// May they, as far as nothing changes by the question?
@@ -275,12 +292,13 @@ impl Gateway {
         way(&self.rights, &self.settings, sip, xmpp_domain, what, now)
     }
 
-    fn licensed(&mut self, now: Instant, sip: &Jid, way: Way) -> Result<Way, Denial> {
+    /// Is there a licence for this way? `is_taken`: then it is his.
+    fn licensed(&mut self, now: Instant, sip: &Jid, way: Way, is_taken: bool) -> Result<Way, Denial> {
         if let Way::Provider(at) = way
             && let Some(provider) = self.settings.providers.get(at)
             && provider.licence_needed
             && let Some(licences) = provider.licences
-            && !self.rights.licences.take(now, &provider.name, sip.bare(), licences as usize)
+            && !self.rights.licences.has(now, &provider.name, sip.bare(), licences as usize, is_taken)
         {
             return Err(Denial::NoLicence);
         }
@@ -323,13 +341,16 @@ impl Gateway {
 struct Licences(BTreeMap<(u64, u64), Instant>);
 
 impl Licences {
-    /// Counts a user of a provider. False: he would be one too many.
-    fn take(&mut self, now: Instant, provider: &str, user: &str, max: usize) -> bool {
+    /// Is there one for a user of a provider? False: he would be one too many. `is_taken`: he
+    /// counts from now on.
+    fn has(&mut self, now: Instant, provider: &str, user: &str, max: usize, is_taken: bool) -> bool {
         let key = (hash(provider), hash(user));
         if let Some(seen) = self.0.get_mut(&key)
             && now.since(*seen) < LICENCE_TIME
         {
-            *seen = now;
+            if is_taken {
+                *seen = now;
+            }
             return true;
         }
         let of_provider = |table: &Self| table.0.range((key.0, 0)..=(key.0, u64::MAX)).count();
@@ -339,7 +360,9 @@ impl Licences {
                 return false;
             }
         }
-        self.0.insert(key, now);
+        if is_taken {
+            self.0.insert(key, now);
+        }
         true
     }
 }
@@ -461,26 +484,41 @@ mod tests {
         assert_eq!(ask(&settings, "paul@shop.example", "quay.example", What::Im), Ok(Way::Direct));
     }
 
+    fn take(licences: &mut Licences, now: Instant, provider: &str, user: &str, max: usize) -> bool {
+        licences.has(now, provider, user, max, true)
+    }
+
+    #[test]
+    fn who_is_written_to_takes_no_licence_but_needs_one() {
+        let mut licences = Licences::default();
+        let now = Instant::ZERO;
+        for user in ["a@x", "b@x", "c@x"] {
+            assert!(licences.has(now, "harbour", user, 1, false));
+        }
+        assert!(take(&mut licences, now, "harbour", "d@x", 1));
+        assert!(licences.has(now, "harbour", "d@x", 1, false) && !licences.has(now, "harbour", "a@x", 1, false));
+    }
+
     #[test]
     fn one_user_more_than_there_are_licences_is_refused_until_another_stays_away() {
         let mut licences = Licences::default();
         let day = |n: u64| Instant::ZERO.after(Duration::from_secs(n * 86_400));
-        assert!(licences.take(day(0), "harbour", "a@x", 2));
-        assert!(licences.take(day(1), "harbour", "b@x", 2));
-        assert!(licences.take(day(1), "harbour", "a@x", 2));
-        assert!(!licences.take(day(2), "harbour", "c@x", 2));
-        assert!(licences.take(day(2), "other", "c@x", 2));
-        assert!(licences.take(day(20), "harbour", "b@x", 2));
-        assert!(licences.take(day(31), "harbour", "c@x", 2), "the first one was last seen 30 days ago");
-        assert!(!licences.take(day(32), "harbour", "a@x", 2));
-        assert!(!licences.take(day(32), "harbour", "a@x", 0));
+        assert!(take(&mut licences, day(0), "harbour", "a@x", 2));
+        assert!(take(&mut licences, day(1), "harbour", "b@x", 2));
+        assert!(take(&mut licences, day(1), "harbour", "a@x", 2));
+        assert!(!take(&mut licences, day(2), "harbour", "c@x", 2));
+        assert!(take(&mut licences, day(2), "other", "c@x", 2));
+        assert!(take(&mut licences, day(20), "harbour", "b@x", 2));
+        assert!(take(&mut licences, day(31), "harbour", "c@x", 2), "the first one was last seen 30 days ago");
+        assert!(!take(&mut licences, day(32), "harbour", "a@x", 2));
+        assert!(!take(&mut licences, day(32), "harbour", "a@x", 0));
     }
 
     #[test]
     fn licences_that_are_counted_have_a_bound() {
         let mut licences = Licences::default();
         for n in 0..LICENCES_MAX + 10 {
-            let taken = licences.take(Instant::ZERO, "harbour", &n.to_string(), usize::MAX);
+            let taken = take(&mut licences, Instant::ZERO, "harbour", &n.to_string(), usize::MAX);
             assert_eq!(taken, n < LICENCES_MAX);
         }
         assert_eq!(licences.0.len(), LICENCES_MAX);

@@ -174,7 +174,13 @@ impl Gateway {
         check_proxy_require(message)?;
         check_asserted(message)?;
         if let Some(what) = call.offered {
-            self.may_talk(cx, &call.user, &call.provider_domain, what).map_err(refusal)?;
+            // Who is called takes no licence: he may not even exist.
+            let way = if call.to_domain == call.provider_domain {
+                self.may_talk(cx, &call.user, &call.provider_domain, what)
+            } else {
+                self.may_be_reached(cx, &call.user, &call.provider_domain, what)
+            };
+            way.map_err(refusal)?;
         }
         if call.is_first && !self.is_verified(call.origin_domain(), message) {
             let answer = Answer::new(403, "The Sender Is Not Verified", Counter::Unverified);

@@ -32,7 +32,7 @@ impl Gateway {
         if let Err(denied) = self.routes.from_xmpp(&self.settings, xmpp.domain(), sip.domain(), is_contact) {
             return Err(StanzaError::new(denied.condition()).with_text(denied.reason()));
         }
-        if let Err(denial) = self.may_talk(cx, &sip, xmpp.domain(), What::Presence) {
+        if let Err(denial) = self.may_be_reached(cx, &sip, xmpp.domain(), What::Presence) {
             cx.count(denial.counter());
             return Err(denial.error());
         }
@@ -130,7 +130,7 @@ impl Gateway {
             self.say_unsubscribed_to(cx, &sip, &xmpp);
             return Ok(None);
         }
-        if let Err(denial) = self.may_talk(cx, &sip, xmpp.domain(), What::Presence) {
+        if let Err(denial) = self.may_be_reached(cx, &sip, xmpp.domain(), What::Presence) {
             cx.refuse(
                 denial.counter(),
                 "presence.probe-denied",
