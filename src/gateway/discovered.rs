@@ -26,6 +26,8 @@ use std::hash::DefaultHasher;
 const OUTCOMES: u32 = 40;
 /// Messages a second of a domain most of whose messages fail.
 const BAD_RATE: u32 = 1;
+/// So long after it last tried a blocked domain keeps its place, should all be taken.
+const BLOCKED_TIME: Duration = Duration::from_secs(24 * 3600);
 /// So long a user who does not exist is not asked for again.
 const UNKNOWN_TIME: Duration = Duration::from_secs(60);
 
@@ -137,9 +139,11 @@ impl Discovered {
     fn pass(&mut self, now: Instant, domain: &str, addressee: &str) -> Result<(), Held> {
         if !self.domains.contains_key(domain) {
             if self.domains.len() >= DISCOVERED_MAX {
-                // One that is blocked has to stay, or it would begin anew.
-                let idle = self.domains.iter().filter(|(_, known)| !known.is_blocked);
-                let oldest = idle.min_by_key(|(_, known)| known.used).map(|(name, _)| name.clone());
+                // One that is blocked has to stay, or it would begin anew; but not for ever, or
+                // whoever has many domains could shut all others out.
+                let may_go = |known: &Domain| !known.is_blocked || now.since(known.used) >= BLOCKED_TIME;
+                let idle = self.domains.iter().filter(|(_, known)| may_go(known));
+                let oldest = idle.min_by_key(|(_, known)| (known.is_blocked, known.used)).map(|(name, _)| name.clone());
                 self.domains.remove(&oldest.ok_or(Held::NoRoom)?);
             }
             self.domains.insert(domain.into(), Domain::new(now));
@@ -344,6 +348,10 @@ mod tests {
         assert_eq!(all.pass(at(1_000_000), "bad.example", "a@x"), Err(Held::Blocked));
         all.domains.values_mut().for_each(|known| known.is_blocked = true);
         assert_eq!(all.pass(at(1_000_000), "one.more.example", "a@x"), Err(Held::NoRoom));
+        let day = 1_000_000 + BLOCKED_TIME.as_millis() as u64;
+        assert_eq!(all.pass(at(day - 1), "bad.example", "a@x"), Err(Held::Blocked));
+        assert_eq!(all.pass(at(day), "one.more.example", "a@x"), Ok(()));
+        assert_eq!(all.pass(at(day), "bad.example", "a@x"), Err(Held::Blocked), "it tried a moment ago");
         for n in 0..UNKNOWN_USERS_MAX + 5 {
             all.note_unknown(at(0), &n.to_string());
         }
