@@ -311,6 +311,15 @@ fn provider_warnings(config: &Config, lines: &Lines, warn: &mut dyn FnMut(usize,
                 warn(line, format!("{path} partner: {domain} is no XMPP partner and discovery is closed"));
             }
         }
+        let at_proxy = provider.proxy.as_ref().map(|(host, _)| Peer::Host(host.clone()));
+        for domain in &provider.domains {
+            let sip = settings.sip_domains.iter().find(|sip| sip.domain == *domain);
+            let is_own = sip.is_some_and(|sip| at_proxy.iter().any(|peer| !sip.peers.contains(peer)));
+            if is_own || settings.partner_of(domain).is_some() {
+                let line = lines.line_of_value(&format!("{path} domain"), domain);
+                warn(line, format!("{path} domain: {domain} is a domain of its own too, and is not at the proxy"));
+            }
+        }
         let is_shared = |other: &&&Provider| {
             let domains = other.domains.iter().any(|domain| provider.has_domain(domain));
             domains || (other.routing_domain.is_some() && other.routing_domain == provider.routing_domain)

@@ -689,6 +689,10 @@ mod tests {
                 "set provider harbour enabled true\nset provider harbour partner a.example",
                 "a.example is no XMPP partner",
             ),
+            (
+                "set sip domain sip.example dialect lync\nset provider skype enabled true\nset provider skype domain sip.example",
+                "sip.example is a domain of its own",
+            ),
             ("set provider skype enabled true\nset provider windows-live enabled true", "has the same domains"),
         ] {
             let warnings = warned(text);
