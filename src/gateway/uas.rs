@@ -299,16 +299,16 @@ impl Gateway {
             // Its users can be answered from now on.
             self.xmpp.serve(from.domain());
         }
-        let way = match self.decorating(message.uri()) {
-            Some(place) => self.may_talk_by(cx, from, place, what),
-            None => self.may_talk(cx, from, to.domain(), what),
-        };
-        way.map_err(Denial::answer)?;
+        // Before a licence is taken for him.
         if !self.is_verified(from.domain(), message) && !self.has_as_contact(to, from) {
             let answer = Answer::new(403, "The Sender Is Not Verified And No Contact", Counter::Unverified);
             return Err(answer.because(Some(cause::UNVERIFIED)));
         }
-        Ok(())
+        let way = match self.decorating(message.uri()) {
+            Some(place) => self.may_talk_by(cx, from, place, what),
+            None => self.may_talk(cx, from, to.domain(), what),
+        };
+        way.map(drop).map_err(Denial::answer)
     }
 
     /// The domain that a request comes from, if it proved one that nobody configured.

@@ -2,8 +2,8 @@
 //! users reach everybody there, or only those who have them as contacts, depends on it
 //! where the Edge goes by the word of the source, which is what it does by itself.
 //!
-//! Users of a public-unverified partner are not verified, all others are: their domain was
-//! proved, and it knows its users.
+//! Users of a federated and of a public-verified partner are verified: their domain was proved,
+//! and the operator says that it knows its users. Of all others nobody says so.
 
 use super::emit::Request;
 use super::transport::ascii;
@@ -15,15 +15,15 @@ const HEADER: &str = "ms-asserted-verification-level";
 const VERIFIED: &str = "ms-source-verified-user=verified";
 const UNVERIFIED: &str = "ms-source-verified-user=unverified";
 
-/// Whom we say it to, and of whom we say that they are not.
+/// Whom we say it to, and of whom we say that they are.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Vouching {
     /// SIP domains with the dialect, in A-labels.
     readers: Vec<String>,
     /// The other SIP domains.
     others: Vec<String>,
-    /// Domains whose users are not verified.
-    unverified: Vec<String>,
+    /// Domains whose users are verified.
+    verified: Vec<String>,
     discovery_open: bool,
 }
 
@@ -35,9 +35,9 @@ impl Vouching {
             let list = if is_reader { &mut vouching.readers } else { &mut vouching.others };
             list.push(ascii(&domain.domain));
         }
-        for partner in settings.partners.iter().filter(|partner| partner.kind == PartnerKind::PublicUnverified) {
+        for partner in settings.partners.iter().filter(|partner| partner.kind != PartnerKind::PublicUnverified) {
             let domains = core::iter::once(&partner.domain).chain(&partner.additional_domains);
-            vouching.unverified.extend(domains.map(|domain| ascii(domain)));
+            vouching.verified.extend(domains.map(|domain| ascii(domain)));
         }
         vouching
     }
@@ -51,8 +51,7 @@ impl Vouching {
         let Ok(uri) = Uri::parse(from) else { return Some(UNVERIFIED) };
         // Of a decorated address the domain in brackets counts.
         let decorated = uri.user.and_then(|user| user.strip_suffix(')')?.rsplit_once('(')).map(|(_, domain)| domain);
-        let is_unverified = [Some(uri.host), decorated].into_iter().flatten().any(|name| is(&self.unverified, name));
-        Some(if is_unverified { UNVERIFIED } else { VERIFIED })
+        Some(if is(&self.verified, decorated.unwrap_or(uri.host)) { VERIFIED } else { UNVERIFIED })
     }
 
     /// Has a request to that domain written with our word for its sender, where it is read.
@@ -90,6 +89,7 @@ mod tests {
         assert_eq!(word(&settings, "shop.example", "sip:lena@lake.example"), None);
         assert_eq!(word(&settings, "far.example", "sip:lena@lake.example"), None);
         settings.discovery_open = true;
+        assert_eq!(word(&settings, "office.example", "sip:lena@far.example"), Some(UNVERIFIED));
         assert_eq!(word(&settings, "far.example", "sip:lena@lake.example"), Some(VERIFIED));
         assert_eq!(word(&settings, "shop.example", "sip:lena@lake.example"), None);
     }

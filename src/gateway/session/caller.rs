@@ -174,6 +174,15 @@ impl Gateway {
             sip,
         };
         let key = self.sessions.insert(session)?;
+        if self.send_invite(cx, key, request).is_none() {
+            self.sessions.remove(key);
+            return None;
+        }
+        cx.count(Counter::SessionOut);
+        Some(key)
+    }
+
+    fn send_invite(&mut self, cx: &mut Cx<'_>, key: Key, request: &Outgoing) -> Option<()> {
         let contact = self.session_contact(key)?;
         let mut headers = session_headers(&contact);
         if let Some(subject) = &request.subject {
@@ -183,13 +192,7 @@ impl Gateway {
         let offer = self.session_description(key, None)?;
         let content = Some(("application/sdp", offer.as_bytes()));
         let method = (Method::Invite, request.max_forwards);
-        let sent = self.ask_within(cx, key, ticket(key, Asked::Invite), method, &headers, content);
-        if sent.is_err() {
-            self.sessions.remove(key);
-            return None;
-        }
-        cx.count(Counter::SessionOut);
-        Some(key)
+        self.ask_within(cx, key, ticket(key, Asked::Invite), method, &headers, content).ok()
     }
 
     /// A number for a description: nobody can foresee the first.
@@ -445,6 +448,11 @@ impl Gateway {
                 }
                 422 if SessionTimer::min_of(message).is_some_and(|min| min > timer.agreed.interval_s) => {
                     timer.agreed.interval_s = SessionTimer::min_of(message).unwrap_or_default();
+                    (timer.at, timer.is_refreshing) = (cx.now, false);
+                }
+                // It said that it takes UPDATE and does not: a re-INVITE does the same.
+                405 | 501 if session.takes_update => {
+                    session.takes_update = false;
                     (timer.at, timer.is_refreshing) = (cx.now, false);
                 }
                 _ => {}
