@@ -108,7 +108,9 @@ impl Gateway {
         if !self.settings.providers.iter().any(|provider| provider.enabled) {
             return None;
         }
-        let is_inside = message.to().tag.is_some() && self.sip.follows_our_route(message);
+        // Messages and presence have rules of their own, which no Route leads around.
+        let is_of_call = !matches!(message.method(), Method::Message | Method::Subscribe | Method::Publish);
+        let is_inside = is_of_call && message.to().tag.is_some() && self.sip.follows_our_route(message);
         let offered = offered(message.body());
         let begins = message.method() == Method::Invite && message.to().tag.is_none() && offered.is_some();
         if !is_inside && !begins {
