@@ -86,6 +86,13 @@ pub fn to_jid(uri: &str, header_gr: Option<&str>, jid: &mut String) -> Result<()
     Ok(())
 }
 
+/// The JID that a SIP URI stands for; `None`: it has none.
+pub fn jid_of(uri: &str) -> Option<Jid> {
+    let mut jid = String::new();
+    to_jid(uri, None, &mut jid).ok()?;
+    Jid::parse(&jid).ok()
+}
+
 /// Writes the SIP URI of a prepared JID into `uri`, which is cleared first. Leave
 /// `resource` out to get the address of record (REQ-7572-4).
 pub fn to_sip(

@@ -11,12 +11,13 @@
 //! `sip/relay.rs` knows what a proxy changes in a message; here is who asked whom.
 
 use super::Gateway;
+use super::address::jid_of;
 use super::owner::RELAY as OF_RELAY;
 use super::policy::{Denial, What};
+use super::provider;
 use super::provider::undecorate;
 use super::route::HOPS_MAX;
 use super::uas::Answer;
-use super::{address, provider};
 use crate::base::counters::Counter;
 use crate::base::cx::{Cx, Ticket};
 use crate::base::net::Transport;
@@ -372,13 +373,6 @@ impl Call {
     fn origin_domain(&self) -> &str {
         if self.to_domain == self.provider_domain { self.user.domain() } else { &self.provider_domain }
     }
-}
-
-/// The user that a SIP URI names.
-fn jid_of(uri: &str) -> Option<Jid> {
-    let mut jid = String::new();
-    address::to_jid(uri, None, &mut jid).ok()?;
-    Jid::parse(&jid).ok()
 }
 
 /// What the descriptions in a body offer, the most of it; they may be parts of a multipart.

@@ -21,7 +21,6 @@ use crate::sip::sdp;
 use crate::sip::session_timer::{SessionTimer, TIMER};
 use crate::sip::transaction::{T1, T1_64, T2};
 use crate::xmpp::jid::Jid;
-use crate::xmpp::stanza::{Head, Kind};
 use core::time::Duration;
 
 /// How long the MESSAGE that repeats the text of an INVITE is waited for, behind the ACK. Its
@@ -287,22 +286,8 @@ impl Gateway {
         if core::mem::replace(&mut session.noticed.xmpp, true) {
             return;
         }
-        let (id, to) = (cx.rng.token::<10>(), session.xmpp_target());
-        let head = Head {
-            kind: Kind::Message,
-            from: session.sip.as_str(),
-            to: to.as_str(),
-            id: Some(id.as_str()),
-            type_: Some("chat"),
-            lang: None,
-        };
-        let sent = self.xmpp.send(cx, None, session.sip.domain(), to.domain(), |w| {
-            head.emit(w, |w| {
-                Tag::begin(w, "thread").text(&session.thread);
-                Tag::begin(w, "body").text(notice);
-            });
-        });
-        if sent.is_err() {
+        let notice = notice.to_owned();
+        if self.say_to_xmpp(cx, key, |w| Tag::begin(w, "body").text(&notice)).is_err() {
             cx.count(Counter::StanzaUndelivered);
         }
     }

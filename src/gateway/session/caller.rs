@@ -7,9 +7,10 @@ use crate::base::counters::Counter;
 use crate::base::cx::{Cx, Ticket};
 use crate::base::slab::Key;
 use crate::base::time::Instant;
+use crate::gateway::address::jid_of;
 use crate::gateway::outgoing::Outgoing;
 use crate::gateway::pending::Pending;
-use crate::gateway::{Gateway, address, content, error, message};
+use crate::gateway::{Gateway, content, error, message};
 use crate::limits::{DIALOG_OCTETS_MAX, SESSION_BODY_OCTETS_MAX, SIP_PAGER_OCTETS_MAX};
 use crate::sip::dialog::{Dialog, Parts, target_of};
 use crate::sip::endpoint::{Failure, Refused};
@@ -470,13 +471,6 @@ impl Gateway {
         }
         self.sessions.arm(key);
     }
-}
-
-/// The JID of a URI.
-pub(super) fn jid_of(uri: &str) -> Option<Jid> {
-    let mut jid = String::new();
-    address::to_jid(uri, None, &mut jid).ok()?;
-    Jid::parse(&jid).ok()
 }
 
 /// The address of the other end with the client that its Contact names, if it is his.

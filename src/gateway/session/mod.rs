@@ -24,15 +24,18 @@ use super::route::HOPS_MAX;
 use super::{Gateway, report};
 use crate::base::counters::Counter;
 use crate::base::cx::{Cx, Ticket};
+use crate::base::outbox::Writer;
 use crate::base::slab::Key;
 use crate::base::time::Instant;
+use crate::base::xml::Tag;
 use crate::limits::SESSION_TURN_MAX;
 use crate::settings::{Dialect, ImMode, SESSION_IDLE_S};
 use crate::sip::endpoint::{Failure, Refused};
 use crate::sip::message::{Message, Method};
 use crate::sip::sdp;
 use crate::sip::session_timer::TIMER;
-use crate::xmpp::stanza::{Condition, StanzaError};
+use crate::xmpp;
+use crate::xmpp::stanza::{Condition, Head, Kind, StanzaError};
 use core::time::Duration;
 use table::{First, Phase};
 
@@ -134,6 +137,32 @@ impl Gateway {
             session.dialog.request_within(hops, method, headers, content_type, body, |request| {
                 sip.request(cx, ticket, destination, request)
             })
+        })
+    }
+
+    /// Tells the XMPP user something that is no message of the SIP user's: nobody waits for
+    /// what becomes of it.
+    fn say_to_xmpp(
+        &mut self,
+        cx: &mut Cx<'_>,
+        key: Key,
+        write: impl FnOnce(&mut Writer<'_>),
+    ) -> Result<(), xmpp::server::Refused> {
+        let Some(session) = self.sessions.slots.get(key) else { return Ok(()) };
+        let (id, to) = (cx.rng.token::<10>(), session.xmpp_target());
+        let head = Head {
+            kind: Kind::Message,
+            from: session.sip.as_str(),
+            to: to.as_str(),
+            id: Some(id.as_str()),
+            type_: Some("chat"),
+            lang: None,
+        };
+        self.xmpp.send(cx, None, session.sip.domain(), to.domain(), |w| {
+            head.emit(w, |w| {
+                Tag::begin(w, "thread").text(&session.thread);
+                write(w);
+            });
         })
     }
 

@@ -16,7 +16,7 @@ use crate::gateway::uas::Answer;
 use crate::sip::endpoint::Response;
 use crate::sip::message::{Message, Method};
 use crate::xmpp::ns;
-use crate::xmpp::stanza::{Head, Kind, Stanza};
+use crate::xmpp::stanza::Stanza;
 use core::time::Duration;
 
 /// How long somebody types without saying so again (RFC 3994 section 3.2 has 120 s).
@@ -76,26 +76,10 @@ impl Gateway {
 
     /// Tells the XMPP user a chat state, unless his client has shown that it knows none.
     fn say_state(&mut self, cx: &mut Cx<'_>, key: Key, state: &'static str) {
-        let Some(session) = self.sessions.slots.get(key).filter(|session| session.typing.states != Some(false)) else {
-            return;
-        };
-        let id = cx.rng.token::<10>();
-        let to = session.xmpp_target();
-        let head = Head {
-            kind: Kind::Message,
-            from: session.sip.as_str(),
-            to: to.as_str(),
-            id: Some(id.as_str()),
-            type_: Some("chat"),
-            lang: None,
-        };
-        let sent = self.xmpp.send(cx, None, session.sip.domain(), to.domain(), |w| {
-            head.emit(w, |w| {
-                Tag::begin(w, "thread").text(&session.thread);
-                Tag::begin(w, state).namespace(ns::CHAT_STATES).empty();
-            });
-        });
-        if sent.is_ok() {
+        let knows_states = self.sessions.slots.get(key).is_some_and(|session| session.typing.states != Some(false));
+        if knows_states
+            && self.say_to_xmpp(cx, key, |w| Tag::begin(w, state).namespace(ns::CHAT_STATES).empty()).is_ok()
+        {
             cx.count(Counter::ChatStateOut);
         }
     }
