@@ -142,6 +142,8 @@ pub const CONTACT_OCTETS: usize = 680;
 pub const SUBSCRIBE_EXPIRES_MIN_S: u32 = 60;
 /// Pairs of users remembered whom SIP refused.
 pub const REFUSALS_REMEMBERED_MAX: usize = 4096;
+/// Tags of subscriptions under which a notifier may have forgotten the wrong one.
+pub const SUSPICIONS_MAX: usize = 1024;
 /// Deadlines of presence that are served in one turn of the loop.
 pub const PRESENCE_TURN_MAX: usize = 64;
 

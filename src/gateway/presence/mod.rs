@@ -2,7 +2,8 @@
 //! on the other, kept in step.
 //!
 //! Each pair of users is one [`table::Contact`] with two independent halves: `watch.rs`
-//! is the XMPP user who watches the SIP user, `subscriber.rs` the SIP dialogs for that;
+//! is the XMPP user who watches the SIP user, `subscriber.rs` the SIP dialogs for that and
+//! `doubt.rs` the question whether they still stand;
 //! `grant.rs` is the SIP user who watches the XMPP user, `notifier.rs` his dialogs. `tell.rs` brings the XMPP side up
 //! to what is known, `record.rs` keeps authorizations over a restart, `document.rs` is
 //! the two ways to write presence down.
@@ -14,6 +15,7 @@
 
 mod describe;
 pub mod document;
+mod doubt;
 pub mod format;
 mod grant;
 mod notifier;
@@ -305,6 +307,9 @@ impl Gateway {
 
     /// Deadlines have come.
     pub(super) fn presence_timeout(&mut self, cx: &mut Cx<'_>) {
+        if self.presence.suspicions.due.is_some_and(|due| due <= cx.now) {
+            self.examine_suspects(cx);
+        }
         for _ in 0..PRESENCE_TURN_MAX {
             match self.presence.pop_due(cx.now) {
                 Some(Due::Contact(key)) => {

@@ -10,14 +10,12 @@ use super::{
 };
 use crate::base::counters::Counter;
 use crate::base::cx::Cx;
-use crate::base::net::{CloseReason, LinkId};
 use crate::base::slab::Key;
 use crate::base::text::Escaped;
 use crate::base::time::Instant;
 use crate::base::xml::Tree;
 use crate::gateway::content::outward::first_language;
 use crate::gateway::policy::What;
-use crate::gateway::route::{SipSource, may_send_for};
 use crate::gateway::uas::Answer;
 use crate::gateway::{Gateway, error, message};
 use crate::limits::{DIALOG_OCTETS_MAX, RESOURCES_MAX};
@@ -32,10 +30,6 @@ use core::time::Duration;
 
 /// How long the answer to our probe is waited for (D-10).
 const PROBE_WAIT: Duration = Duration::from_secs(5);
-/// All dialogs with a domain are asked once in that time, if one of them was lost.
-const EXAMINE_AGAIN: Duration = Duration::from_secs(1800);
-/// Dialogs that are asked when a connection is gone.
-const EXAMINED_FIRST: usize = 4;
 /// A refresh comes no sooner than this after what it refreshes.
 const REFRESH_MIN: Duration = Duration::from_secs(5);
 /// Longest life that is believed.
@@ -269,6 +263,7 @@ impl Gateway {
         let asked = self.settings.presence.expires_s;
         let Some(subscriber) = self.presence.subscribers.get_mut(key) else { return };
         let contact = subscriber.contact;
+        let is_over = subscriber.phase == Phase::Ending || subscriber.poll.is_some();
         if subscriber.dialog.remote_tag().is_empty()
             && let Some(tag) = message.to().tag
         {
@@ -283,6 +278,13 @@ impl Gateway {
             let route_set = self.presence.route_sets.of_thriftily(route.into_iter());
             subscriber.dialog.confirm(tag, target_of(message), route_set);
         }
+        if is_over
+            && let Some((sip, _)) = self.presence.names(contact)
+            && let Some(tag) = message.to().tag
+        {
+            self.suspect(cx, sip.bare(), tag);
+        }
+        let Some(subscriber) = self.presence.subscribers.get_mut(key) else { return };
         if subscriber.poll.is_some() {
             if subscriber.phase == Phase::Ending {
                 // Its NOTIFY came before.
@@ -414,62 +416,6 @@ impl Gateway {
         }
     }
 
-    /// A notifier does not know a dialog of ours: it may have lost others with it, and
-    /// nobody would hear of that before their refresh. So all of the domain are asked, in
-    /// the time that is promised for healing (promise P7), but not again and again.
-    fn examine_domain(&mut self, cx: &mut Cx<'_>, contact: Key) {
-        let Some((sip, _)) = self.presence.names(contact) else { return };
-        let last = self.presence.examined.get(sip.domain());
-        if last.is_some_and(|last| cx.now.since(*last) < EXAMINE_AGAIN) {
-            return;
-        }
-        self.presence.examined.insert(sip.domain().to_owned(), cx.now);
-        self.doubt(cx, sip.domain(), usize::MAX, 40_000);
-    }
-
-    /// A connection of a SIP peer is gone: it may have closed an idle one, or have been
-    /// started anew with nothing in its memory. A few dialogs are asked.
-    pub(in crate::gateway) fn on_sip_link_lost(&mut self, cx: &mut Cx<'_>, link: LinkId, why: CloseReason) {
-        let Some((transport, peer)) = self.sip.peer_of(link).filter(|_| why != CloseReason::Local) else { return };
-        let source = SipSource { transport, address: peer.ip(), certificate: self.sip.certificate(link) };
-        let domains: Vec<String> = self
-            .settings
-            .sip_domains
-            .iter()
-            .filter(|domain| may_send_for(domain, &source))
-            .map(|domain| domain.domain.clone())
-            .collect();
-        for domain in domains {
-            self.doubt(cx, &domain, EXAMINED_FIRST, 10_000);
-        }
-    }
-
-    /// Lets up to `most` dialogs with a SIP domain be refreshed within that time.
-    fn doubt(&mut self, cx: &mut Cx<'_>, domain: &str, most: usize, within_ms: u64) {
-        let slots = self.presence.subscribers.end();
-        let first = cx.rng.below(u64::from(slots.max(1))) as u32;
-        let mut doubted = 0;
-        for index in (first..slots).chain(0..first) {
-            if doubted >= most {
-                return;
-            }
-            let Some(key) = self.presence.subscribers.key_at(index) else { continue };
-            let Some(contact) = self.presence.subscribers.get(key).map(|subscriber| subscriber.contact) else {
-                continue;
-            };
-            if self.presence.names(contact).is_none_or(|(sip, _)| sip.domain() != domain) {
-                continue;
-            }
-            let at = cx.now.after(Duration::from_millis(2000 + cx.rng.below(within_ms)));
-            if let Some(subscriber) = self.presence.subscribers.get_mut(key).filter(|s| s.phase == Phase::Live) {
-                subscriber.is_in_doubt = true;
-                subscriber.refresh = Some(subscriber.refresh.map_or(at, |planned| planned.min(at)));
-                doubted += 1;
-            }
-            self.presence.arm_subscriber(key);
-        }
-    }
-
     /// 423: once more with at least what the notifier wants (REQ-8048-18).
     fn ask_for_longer(&mut self, cx: &mut Cx<'_>, key: Key, message: &sip::message::Message<'_>) {
         let wanted = message.header("Min-Expires").and_then(sip::header::decimal);
@@ -528,6 +474,11 @@ impl Gateway {
             cx.count(answer.counter);
             if answer.status != 200 {
                 self.log_refusal(cx, message, &answer);
+            }
+            if answer.status == 481
+                && let Some(tag) = message.from().tag
+            {
+                self.suspect(cx, from.bare(), tag);
             }
             self.respond(cx, transaction, &answer);
         }

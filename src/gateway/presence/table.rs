@@ -3,6 +3,7 @@
 //! for each in which a SIP user watches somebody of XMPP. All bounded; nothing is found
 //! by looking through a whole table.
 
+use super::doubt::Suspicions;
 use super::format::Format;
 use super::state::Resource;
 use crate::base::slab::{Key, Slab};
@@ -422,6 +423,7 @@ pub(in crate::gateway) struct Table {
     refused: (VecDeque<u64>, BTreeSet<u64>),
     /// When all dialogs with a SIP domain were last asked whether they still stand.
     pub(super) examined: BTreeMap<String, Instant>,
+    pub(super) suspicions: Suspicions,
     /// Records up to this one are safe.
     pub(super) safe: u64,
     pub(super) waiting: VecDeque<(u64, Waiting)>,
@@ -470,6 +472,7 @@ impl Table {
             octets: 0,
             refused: (VecDeque::new(), BTreeSet::new()),
             examined: BTreeMap::new(),
+            suspicions: Suspicions::default(),
             safe: 0,
             waiting: VecDeque::new(),
             clock: (Instant::ZERO, Wall(0)),
@@ -477,7 +480,8 @@ impl Table {
         }
     }
 
-    fn hash(&self, a: &str, b: &str) -> u64 {
+    /// A hash of two texts that nobody outside can foretell.
+    pub(super) fn hash(&self, a: &str, b: &str) -> u64 {
         let mut hasher = DefaultHasher::new();
         hasher.write(&self.hash_key);
         hasher.write(a.as_bytes());
@@ -488,7 +492,8 @@ impl Table {
 
     // ---- Users and contacts
 
-    fn user(&self, jid: &str) -> Option<Key> {
+    /// The user of that bare JID, if there is a contact of his.
+    pub(super) fn user(&self, jid: &str) -> Option<Key> {
         let key = *self.by_jid.get(&self.hash(jid, ""))?;
         self.users.get(key).filter(|user| user.jid.bare() == jid).map(|_| key)
     }
@@ -842,7 +847,7 @@ impl Table {
 
     /// When something is due next.
     pub(in crate::gateway) fn deadline(&self) -> Option<Instant> {
-        self.timers.iter().filter_map(Timers::next).min()
+        self.timers.iter().filter_map(Timers::next).chain(self.suspicions.due).min()
     }
 
     /// How many contacts there are.
