@@ -234,8 +234,16 @@ impl Agent {
             extra.push_str("Content-Type: application/pidf+xml\r\n");
         }
         let uri = self.uri.clone();
-        let branch = self.request("PUBLISH", &uri, &uri, &uri, &extra, body)?;
-        let answer = self.wait_final(&branch, Duration::from_secs(5))?;
+        let mut publish = || {
+            let branch = self.request("PUBLISH", &uri, &uri, &uri, &extra, body)?;
+            self.wait_final(&branch, Duration::from_secs(5))
+        };
+        let mut answer = publish()?;
+        if answer.status() == 500 {
+            // SQLite, which the presence server keeps it in, was busy.
+            std::thread::sleep(Duration::from_millis(500));
+            answer = publish()?;
+        }
         if answer.status() != 200 {
             return Err(format!("PUBLISH of {uri} was answered {}", answer.first));
         }
