@@ -509,12 +509,11 @@ impl Gateway {
             type_: Some("subscribe"),
             lang: None,
         };
-        cx.count(Counter::XmppPresenceOut);
         let sent = self.xmpp.send(cx, Some(contact_ticket(key)), sip.domain(), xmpp.domain(), |w| match &nick {
             Some(nick) => head.emit(w, |w| Tag::begin(w, "nick").namespace(ns::NICK).text(nick)),
             None => head.emit_empty(w),
         });
-        match sent {
+        match Self::count_presence_out(cx, sent) {
             Ok(()) => {
                 if let Some(contact) = self.presence.contacts.get_mut(key) {
                     contact.watch.in_flight = contact.watch.in_flight.saturating_add(1);

@@ -214,6 +214,14 @@ impl Gateway {
             lang: None,
         };
         let sent = self.xmpp.send(cx, ticket, from.domain(), to.domain(), |w| head.emit_empty(w));
+        Self::count_presence_out(cx, sent)
+    }
+
+    /// Counts a presence stanza that was taken to be sent.
+    fn count_presence_out(
+        cx: &mut Cx<'_>,
+        sent: Result<(), crate::xmpp::server::Refused>,
+    ) -> Result<(), crate::xmpp::server::Refused> {
         if sent.is_ok() {
             cx.count(Counter::XmppPresenceOut);
         }

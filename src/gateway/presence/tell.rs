@@ -230,10 +230,10 @@ impl Gateway {
                     type_: Some("error"),
                     lang: None,
                 };
-                cx.count(Counter::XmppPresenceOut);
-                self.xmpp.send(cx, Some(contact_ticket(key)), sip.domain(), xmpp.domain(), |w| {
+                let sent = self.xmpp.send(cx, Some(contact_ticket(key)), sip.domain(), xmpp.domain(), |w| {
                     head.emit(w, |w| error.emit(w));
-                })
+                });
+                Self::count_presence_out(cx, sent)
             }
         };
         self.sent(cx, key, sent)?;
@@ -393,12 +393,12 @@ impl Gateway {
             self.presence.capabilities = Self::phone_capabilities(cx);
         }
         let Self { presence, xmpp: server, .. } = self;
-        cx.count(Counter::XmppPresenceOut);
-        server.send(cx, ticket, sip.domain(), xmpp.domain(), |w| {
+        let sent = server.send(cx, ticket, sip.domain(), xmpp.domain(), |w| {
             document::to_stanza(w, sip.bare(), to, resource, with_status, |w| {
                 w.str(&presence.capabilities);
             });
-        })
+        });
+        Self::count_presence_out(cx, sent)
     }
 
     /// Answers a probe from what is known (REQ-8048-73): to the client that asks.
