@@ -319,12 +319,7 @@ impl Gateway {
             resource.statuses = Box::default();
         }
         let Some(contact) = self.presence.contacts.get_mut(key) else { return Ok(None) };
-        let is_polled = contact.grant.dialogs.iter().any(|dialog| {
-            self.presence
-                .notifiers
-                .get(*dialog)
-                .is_some_and(|notifier| notifier.poll.is_some() && notifier.end.is_none())
-        });
+        let is_polled = contact.grant.is_polled(&self.presence.notifiers);
         let is_active = contact.grant.state == Authorization::Active;
         if !is_active && !is_polled {
             cx.count(Counter::PresenceUnwatched);
@@ -394,7 +389,12 @@ impl Gateway {
     /// `unsubscribed`: he does not, or no longer (REQ-8048-32, -33).
     pub(super) fn unsubscribed_from_xmpp(&mut self, cx: &mut Cx<'_>, stanza: &Stanza<'_>) -> Outcome {
         let Some(key) = self.presence.find(stanza.to.bare(), stanza.from.bare()) else { return Ok(None) };
-        if self.presence.contacts.get(key).is_none_or(|contact| contact.grant.state == Authorization::None) {
+        let Some(contact) = self.presence.contacts.get(key) else { return Ok(None) };
+        // While a poll waits, this is what his server says to the probe (RFC 6121 section
+        // 4.3.2), not what he says to the request.
+        let is_asked_twice =
+            contact.grant.state == Authorization::Pending && contact.grant.is_polled(&self.presence.notifiers);
+        if contact.grant.state == Authorization::None || is_asked_twice {
             self.finish_polls(cx, key);
             return Ok(None);
         }
@@ -415,6 +415,10 @@ impl Gateway {
                 error.condition.name()
             ),
         );
+        if stanza.to.resource().is_some() {
+            // It is about what was said of one client; requests are the user's.
+            return None;
+        }
         let (reason, retry_after) = reason_of(error.condition);
         match (state, reason) {
             (Authorization::Pending, _) => self.end_grant(cx, key, reason, retry_after),

@@ -273,9 +273,7 @@ impl Gateway {
         }
         let Some(contact) = self.presence.contacts.get(contact_key) else { return };
         let is_last = contact.grant.dialogs.is_empty();
-        let is_polled = contact.grant.dialogs.iter().any(|dialog| {
-            self.presence.notifiers.get(*dialog).is_some_and(|other| other.poll.is_some() && other.end.is_none())
-        });
+        let is_polled = contact.grant.is_polled(&self.presence.notifiers);
         let state = contact.grant.state;
         if is_last {
             // Nobody is told any more, so nobody has to be asked.

@@ -249,6 +249,14 @@ pub(super) struct Grant {
     pub(super) last_out: Option<Instant>,
 }
 
+impl Grant {
+    /// Does a watcher who asked once wait for the answer to a probe?
+    pub(super) fn is_polled(&self, notifiers: &Slab<Notifier>) -> bool {
+        let waits = |notifier: &Notifier| notifier.poll.is_some() && notifier.end.is_none();
+        self.dialogs.iter().any(|dialog| notifiers.get(*dialog).is_some_and(waits))
+    }
+}
+
 /// What there is of a [`Grant`] while the XMPP side is asked, or something fails.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct GrantTrouble {
