@@ -80,6 +80,8 @@ pub(super) struct Watch {
     pub(super) last_in: Option<Instant>,
     pub(super) last_out: Option<Instant>,
     pub(super) last_probe: Option<Instant>,
+    /// The hash of who asked then.
+    pub(super) last_prober: u32,
     /// What there is while something is new or fails.
     pub(super) trouble: Rare<WatchTrouble>,
     /// The last word of a dialog that ended was that nobody is there.
@@ -91,6 +93,11 @@ pub(super) struct Watch {
 }
 
 impl Watch {
+    /// What is known is to be said, whether it was said before or not.
+    pub(super) fn say_all_again(&mut self) {
+        self.shown.iter_mut().for_each(|shown| shown.digest = 0);
+    }
+
     /// The Expires to ask for at least.
     pub(super) fn expires_min_s(&self) -> u32 {
         self.trouble.get().map_or(0, |trouble| trouble.expires_min_s)

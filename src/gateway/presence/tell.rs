@@ -332,7 +332,7 @@ impl Gateway {
         let Some(contact) = self.presence.contacts.get_mut(key) else { return };
         let watch = &mut contact.watch;
         watch.in_flight = watch.in_flight.saturating_sub(1);
-        watch.shown.iter_mut().for_each(|shown| shown.digest = 0);
+        watch.say_all_again();
         watch.is_end_said = false;
         let problem = format!("xmpp: {why:?}");
         contact.grant.trouble.change(|trouble| trouble.problem = Some(problem.as_str().into()));
@@ -401,25 +401,51 @@ impl Gateway {
         Self::count_presence_out(cx, sent)
     }
 
-    /// Answers a probe from what is known (REQ-8048-73): to the client that asks.
+    /// Answers a probe from what is known (REQ-8048-73): to the client that asks, and at most
+    /// once in the least interval. Another that asks meanwhile is told with all of them when
+    /// that is over.
     pub(super) fn answer_probe(&mut self, cx: &mut Cx<'_>, key: Key, to: &str) {
-        let known = self.known(key).unwrap_or_default();
+        let least = Duration::from_secs(u64::from(self.settings.presence.min_interval_s));
+        let asker = self.presence.hash(to, "") as u32;
+        let Some(contact) = self.presence.contacts.get_mut(key) else { return };
+        let watch = &mut contact.watch;
+        if watch.state != Authorization::Active {
+            return;
+        }
+        if let Some(next) = watch.last_probe.map(|last| last.after(least)).filter(|next| *next > cx.now) {
+            cx.count(Counter::PresenceCoalesced);
+            if watch.last_prober != asker {
+                watch.say_all_again();
+                self.presence.plan_by(key, Task::Tell, next);
+            }
+            return;
+        }
+        (watch.last_probe, watch.last_prober) = (Some(cx.now), asker);
+        let Some(known) = self.known(key) else { return self.tell_all_again(key) };
         let mut is_said = false;
         for resource in known.iter().filter(|resource| resource.is_available) {
             self.send_resource(cx, key, to, resource);
             is_said = true;
         }
-        if !is_said && self.known(key).is_some() {
+        if !is_said {
             self.send_resource(cx, key, to, &Resource::gone(""));
         }
     }
 
-    /// The program ends: what is shown of a contact is gone. Gives how many stanzas that
-    /// took.
+    /// What becomes known next is told even if it is what was told before: a client has
+    /// come that heard nothing of it.
+    pub(super) fn tell_all_again(&mut self, key: Key) {
+        if let Some(contact) = self.presence.contacts.get_mut(key) {
+            contact.watch.say_all_again();
+        }
+    }
+
+    /// What is shown of a contact is gone, since the program ends or he is watched anew. Gives
+    /// how many stanzas that took.
     pub(super) fn say_gone(&mut self, cx: &mut Cx<'_>, key: Key) -> usize {
         let Some((_, xmpp)) = self.presence.names(key) else { return 0 };
         let Some(contact) = self.presence.contacts.get_mut(key) else { return 0 };
-        if contact.watch.state != Authorization::Active {
+        if !matches!(contact.watch.state, Authorization::Active | Authorization::Ended) {
             return 0;
         }
         let shown = core::mem::take(&mut contact.watch.shown);

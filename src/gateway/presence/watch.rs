@@ -3,7 +3,7 @@
 //! as it stands. The XMPP user sees nothing of that.
 
 use super::back_off;
-use super::table::{Authorization, Contact, NoRoom, Phase, Task};
+use super::table::{Authorization, Contact, NoRoom, Phase, Subscriber, Task};
 use crate::base::counters::Counter;
 use crate::base::cx::Cx;
 use crate::base::slab::Key;
@@ -57,8 +57,11 @@ impl Gateway {
             Authorization::Active => {
                 // He lost it: so he hears everything again (REQ-XI-2).
                 contact.watch.say_subscribed = true;
-                contact.watch.shown.iter_mut().for_each(|shown| shown.digest = 0);
+                contact.watch.say_all_again();
                 self.tell(cx, key);
+                if !self.watch_is_live(key) {
+                    self.try_soon(cx, key);
+                }
                 Ok(None)
             }
             Authorization::Pending => {
@@ -69,6 +72,9 @@ impl Gateway {
                 Ok(Some(record))
             }
             Authorization::None | Authorization::Ended => {
+                // An end that is not said yet would have taken back what he was shown.
+                self.say_gone(cx, key);
+                let Some(contact) = self.presence.contacts.get_mut(key) else { return Ok(None) };
                 let watch = &mut contact.watch;
                 watch.state = Authorization::Pending;
                 (watch.is_new, watch.failures) = (true, 0);
@@ -103,21 +109,13 @@ impl Gateway {
         if let Some(key) = known
             && matches!(state, Some(Authorization::Active | Authorization::Pending))
         {
-            let min = Duration::from_secs(u64::from(self.settings.presence.min_interval_s));
-            let is_live = self.watch_is_live(key);
-            let Some(contact) = self.presence.contacts.get_mut(key) else { return Ok(None) };
-            // He starts a session, so a refresh that was left out is due again.
-            let is_soon = contact.watch.last_probe.is_some_and(|last| cx.now.since(last) < min);
-            if !is_live {
-                self.try_soon(cx, key);
+            if self.watch_is_live(key) {
+                // He starts a session, so a refresh that was left out is due again.
                 self.user_is_online(cx, xmpp.bare(), sip.domain());
-                return Ok(None);
-            }
-            if !is_soon {
-                contact.watch.last_probe = Some(cx.now);
-            }
-            if state == Some(Authorization::Active) && !is_soon {
                 self.answer_probe(cx, key, stanza.from.as_str());
+            } else {
+                self.tell_all_again(key);
+                self.try_soon(cx, key);
             }
             return Ok(None);
         }
@@ -184,9 +182,13 @@ impl Gateway {
         })
     }
 
-    /// The XMPP user shows himself to our domain: refreshes that waited for that go out.
+    /// The XMPP user shows himself to our domain: refreshes that wait for that, or were left
+    /// out because he did not, go out.
     pub(super) fn user_is_online(&mut self, cx: &mut Cx<'_>, xmpp: &str, sip_domain: &str) {
-        for dialog in self.probing(xmpp, sip_domain) {
+        let waits = |subscriber: &Subscriber| {
+            subscriber.phase == Phase::Live && (subscriber.probing.is_some() || subscriber.refresh.is_none())
+        };
+        for dialog in self.dialogs_of(xmpp, sip_domain, waits) {
             if let Some(subscriber) = self.presence.subscribers.get_mut(dialog) {
                 subscriber.probing = None;
             }
@@ -196,7 +198,7 @@ impl Gateway {
 
     /// His server says that it does not tell: the refresh is left out.
     pub(super) fn user_is_not_online(&mut self, xmpp: &str, sip_domain: &str) {
-        for dialog in self.probing(xmpp, sip_domain) {
+        for dialog in self.dialogs_of(xmpp, sip_domain, |subscriber| subscriber.probing.is_some()) {
             if let Some(subscriber) = self.presence.subscribers.get_mut(dialog) {
                 (subscriber.probing, subscriber.refresh) = (None, None);
             }
@@ -204,14 +206,14 @@ impl Gateway {
         }
     }
 
-    fn probing(&self, xmpp: &str, sip_domain: &str) -> Vec<Key> {
+    /// Those dialogs of an XMPP user with a SIP domain.
+    fn dialogs_of(&self, xmpp: &str, sip_domain: &str, which: impl Fn(&Subscriber) -> bool) -> Vec<Key> {
         let mut dialogs = Vec::new();
         for key in self.presence.of_xmpp(xmpp) {
             let is_there = self.presence.names(key).is_some_and(|(sip, _)| sip.domain() == sip_domain);
             if let Some(contact) = self.presence.contacts.get(key).filter(|_| is_there) {
-                dialogs.extend(contact.watch.dialogs.iter().copied().filter(|dialog| {
-                    self.presence.subscribers.get(*dialog).is_some_and(|subscriber| subscriber.probing.is_some())
-                }));
+                let is_it = |dialog: &Key| self.presence.subscribers.get(*dialog).is_some_and(&which);
+                dialogs.extend(contact.watch.dialogs.iter().copied().filter(is_it));
             }
         }
         dialogs
