@@ -562,8 +562,9 @@ fn presence_document(data: &[u8]) {
         }
     }
     for language in [None, Some("de")] {
-        let read =
-            |octets: &[u8], tree: &mut Tree| document::from_pidf(pidf::CONTENT_TYPE, octets, &contact, language, tree);
+        let read = |octets: &[u8], tree: &mut Tree| {
+            document::from_pidf(pidf::CONTENT_TYPE, octets, &contact, language, tree).map(|read| read.said)
+        };
         let Ok(resources) = read(data, &mut tree) else { return };
         let written = emitted(|w| document::to_pidf(w, &contact, resources.iter()));
         peers::parse_element(&written, peers::SERVER).unwrap_or_else(|problem| panic!("{written}: {problem}"));

@@ -7,8 +7,8 @@
 //! resource, is `ID-` and nothing, which no client is called. What a document of a SIP
 //! user says under other ids keeps them as resources.
 //!
-//! Left out on purpose: rich presence and idle times are read and never sent to SIP;
-//! timestamps are not looked at, since the documents before this one are not kept.
+//! Left out on purpose: rich presence, idle times and timestamps are read and never sent
+//! to SIP.
 //!
 //! Invariant: what [`to_pidf`] and [`to_stanza`] write of a resource that was read is
 //! read again as the same, less what the other side has no place for.
@@ -42,16 +42,48 @@ pub enum Fault {
     Foreign,
 }
 
-/// Reads the body of a NOTIFY about `contact`. One [`Resource`] for each tuple that says
-/// `open` or `closed`; none: the document has no such tuple. `language` is that of
-/// Content-Language.
+/// What a document says of a user's clients.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Clients {
+    /// Those that it says something of.
+    pub said: Vec<Resource>,
+    /// The names of those that it has, and says nothing of (REQ-8048-65).
+    pub mute: Vec<Box<str>>,
+}
+
+impl Clients {
+    /// Brings what is known up to it: clients that it does not have are gone, those that it
+    /// says nothing of are as they were, and so are those of which a later state is known
+    /// (REQ-EVT-34). False: nothing is known still.
+    pub fn apply(self, known: &mut Vec<Resource>) -> bool {
+        let Self { mut said, mute } = self;
+        for new in &mut said {
+            if let Some(before) = known.iter().find(|before| before.name == new.name) {
+                if (1..before.stamp_s).contains(&new.stamp_s) {
+                    *new = before.clone();
+                }
+                new.stamp_s = new.stamp_s.max(before.stamp_s);
+            }
+        }
+        let is_mute =
+            |before: &Resource| mute.contains(&before.name) && !said.iter().any(|new| new.name == before.name);
+        let kept: Vec<Resource> = known.drain(..).filter(is_mute).collect();
+        let is_known = mute.is_empty() || !said.is_empty() || !kept.is_empty();
+        *known = said;
+        known.extend(kept);
+        is_known
+    }
+}
+
+/// Reads the body of a NOTIFY about `contact`: the clients that its tuples are. `language`
+/// is that of Content-Language.
 pub fn from_pidf(
     content_type: &str,
     octets: &[u8],
     contact: &Jid,
     language: Option<&str>,
     tree: &mut Tree,
-) -> Result<Vec<Resource>, Fault> {
+) -> Result<Clients, Fault> {
     if !MediaType::parse(content_type).is_some_and(|media| media.is("application", "pidf+xml")) {
         return Err(Fault::Type);
     }
@@ -60,15 +92,16 @@ pub fn from_pidf(
         return Err(Fault::Foreign);
     }
     let language = language.and_then(first_language);
-    let mut resources: Vec<Resource> = Vec::new();
+    let mut clients = Clients::default();
     for tuple in document.tuples() {
-        if let Some(resource) = from_tuple(document, tuple, contact, language)
-            && !resources.iter().any(|first| first.name == resource.name)
-        {
-            resources.push(resource);
+        let Some(name) = name_of(tuple, contact) else { continue };
+        match from_tuple(document, tuple, &name, language) {
+            Some(_) if clients.said.iter().any(|first| first.name == name) => {}
+            Some(resource) => clients.said.push(resource),
+            None => clients.mute.push(name),
         }
     }
-    Ok(resources)
+    Ok(clients)
 }
 
 /// Writes the PIDF document that says `resources` about `contact`. One that grows too
@@ -104,6 +137,7 @@ pub fn from_stanza(stanza: &Stanza<'_>) -> Resource {
         is_available,
         show: only(children("show").map(Node::text)).and_then(|show| Show::from_name(show.trim())),
         priority: only(children("priority").map(Node::text)).and_then(|priority| priority.trim().parse().ok()),
+        stamp_s: 0,
         statuses: statuses(children("status").map(|status| (status.lang(), status.text())), lang),
         more: More {
             lang: lang.map(Into::into),
@@ -158,14 +192,17 @@ pub fn to_stanza(
     });
 }
 
-/// The client that a tuple tells of. `None` if the tuple does not say whether it is
-/// there, or if its id is nobody's resource.
-fn from_tuple(document: Document<'_>, tuple: Tuple<'_>, contact: &Jid, language: Option<&str>) -> Option<Resource> {
+/// The name of the client that a tuple is; `None` if its id is nobody's resource.
+fn name_of(tuple: Tuple<'_>, contact: &Jid) -> Option<Box<str>> {
+    match &*resource_of(tuple.id()) {
+        "" => Some(Box::default()),
+        name => Some(contact.with_resource(name).ok()?.resource()?.into()),
+    }
+}
+
+/// What a tuple tells of that client. `None` if it does not say whether it is there.
+fn from_tuple(document: Document<'_>, tuple: Tuple<'_>, name: &str, language: Option<&str>) -> Option<Resource> {
     let is_available = tuple.basic()? == Basic::Open;
-    let name = match &*resource_of(tuple.id()) {
-        "" => Box::default(),
-        name => contact.with_resource(name).ok()?.resource()?.into(),
-    };
     let show = match tuple.shows().next() {
         Some(_) => only(tuple.shows()).and_then(|show| Show::from_name(show.trim())),
         // Somebody who is gone is not busy at his phone.
@@ -180,8 +217,10 @@ fn from_tuple(document: Document<'_>, tuple: Tuple<'_>, contact: &Jid, language:
     };
     let idle = document.user_input(tuple).filter(|input| is_available && input.is_idle);
     let name_of_user = document.display_name(tuple).filter(|_| is_available);
+    let stamp = tuple.timestamp().and_then(|stamp| point_in_time(stamp.trim()));
     Some(Resource {
-        name,
+        name: name.into(),
+        stamp_s: stamp.and_then(|stamp| u32::try_from(stamp.seconds()).ok()).unwrap_or_default(),
         is_available,
         show,
         priority: tuple.contact().and_then(|contact| contact.priority).map(priority_of),
@@ -347,7 +386,7 @@ mod tests {
 
     fn read_as(content_type: &str, text: &str, language: Option<&str>) -> Result<Vec<Resource>, Fault> {
         let mut tree = Tree::new();
-        from_pidf(content_type, text.as_bytes(), &jid("marta@voip.example"), language, &mut tree)
+        from_pidf(content_type, text.as_bytes(), &jid("marta@voip.example"), language, &mut tree).map(|read| read.said)
     }
 
     /// The resources of a document with this in it.
@@ -583,7 +622,7 @@ mod tests {
             let text = written(contact, &[open("a")]);
             assert!(text.contains(&format!(" entity='{entity}'")), "{text}");
             let again = from_pidf("application/pidf+xml", text.as_bytes(), &jid(contact), None, &mut Tree::new());
-            assert_eq!(again.as_deref(), Ok(&[open("a")][..]), "{contact}");
+            assert_eq!(again.map(|read| read.said).as_deref(), Ok(&[open("a")][..]), "{contact}");
         }
     }
 
@@ -670,6 +709,46 @@ mod tests {
                  </presence>",
             ]
         );
+    }
+
+    /// What is known after `before`, when a document with this in it came.
+    fn known_after(before: &[Resource], inside: &str) -> Option<Vec<Resource>> {
+        let text = format!("{HEAD}{inside}</presence>");
+        let contact = jid("marta@voip.example");
+        let clients = from_pidf("application/pidf+xml", text.as_bytes(), &contact, None, &mut Tree::new());
+        let mut known = before.to_vec();
+        clients.expect("a document").apply(&mut known).then_some(known)
+    }
+
+    #[test]
+    fn req_8048_65_a_tuple_that_says_nothing_leaves_its_client_as_it_was() {
+        let mute = "<tuple id='ID-a'><status/></tuple>";
+        assert_eq!(known_after(&[], mute), None);
+        assert_eq!(known_after(&[open("a"), open("b")], mute), Some(vec![open("a")]));
+        assert_eq!(known_after(&[open("a")], ""), Some(vec![]));
+        let other = "<tuple id='ID-b'><status><basic>closed</basic></status></tuple>";
+        assert_eq!(known_after(&[open("a")], &format!("{mute}{other}")), Some(vec![Resource::gone("b"), open("a")]));
+    }
+
+    #[test]
+    fn req_evt_34_a_tuple_older_than_what_is_known_says_nothing() {
+        let at = |stamp: &str| {
+            let stamp = if stamp.is_empty() { String::new() } else { format!("<timestamp>{stamp}</timestamp>") };
+            format!("<tuple id='ID-a'><status><basic>closed</basic></status>{stamp}</tuple>")
+        };
+        let is_taken = |before: u32, stamp| {
+            let before = Resource { stamp_s: before, ..open("a") };
+            let known = known_after(&[before], &at(stamp)).expect("it is known");
+            (!known[0].is_available, known[0].stamp_s)
+        };
+        let noon = 1_935_403_200;
+        assert_eq!(is_taken(noon, "2031-05-01T11:59:59Z"), (false, noon));
+        assert_eq!(is_taken(noon, "2031-05-01T14:00:00+02:00"), (true, noon));
+        assert_eq!(is_taken(noon, "2031-05-01T12:00:01.5Z"), (true, noon + 1));
+        assert_eq!(is_taken(0, "2031-05-01T12:00:00Z"), (true, noon));
+        for none in ["", "noon", "1931-05-01T12:00:00Z"] {
+            assert_eq!(is_taken(noon, none), (true, noon), "{none}");
+        }
     }
 
     #[test]
@@ -943,6 +1022,7 @@ mod tests {
                 is_available: place % 3 != 0,
                 show: [None, Some(Show::Chat), Some(Show::Xa)][place % 3],
                 priority: i8::try_from(place * 5).ok(),
+                stamp_s: 0,
                 statuses: [status(None, "<ü>\n&'\""), status(Some("fr-CA"), "]]>\r\u{FFFD}.")].into(),
                 more: More { lang: Some("de".into()), ..More::default() }.boxed(),
             })

@@ -7,7 +7,7 @@
 //!
 //! Left out on purpose: lists (`application/rlmi+xml`), of which nobody is promised any.
 
-use super::document::{self, Fault};
+use super::document::{self, Clients, Fault};
 use super::state::{Resource, Show, Status};
 use crate::base::outbox::Writer;
 use crate::base::time::Wall;
@@ -126,7 +126,7 @@ fn is_in(range: &str, content_type: &str) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
     /// All clients.
-    Clients(Vec<Resource>),
+    Clients(Clients),
     /// The user as a whole. What it does not speak of stays as it was.
     Whole(Whole),
 }
@@ -265,10 +265,7 @@ impl Told {
     /// the user is there.
     pub fn apply(self, known: &mut Vec<Resource>) -> bool {
         let whole = match self {
-            Self::Clients(clients) => {
-                *known = clients;
-                return true;
-            }
+            Self::Clients(clients) => return clients.apply(known),
             Self::Whole(whole) => whole,
         };
         let place = known.iter().position(|resource| resource.name.is_empty());
@@ -299,7 +296,7 @@ impl Told {
     /// Does it say that nobody is there?
     pub fn is_closed(&self) -> bool {
         match self {
-            Self::Clients(clients) => clients.iter().all(|resource| !resource.is_available),
+            Self::Clients(clients) => clients.mute.is_empty() && clients.said.iter().all(|client| !client.is_available),
             Self::Whole(whole) => whole.state.as_ref().is_some_and(|state| !state.is_available),
         }
     }
@@ -307,7 +304,7 @@ impl Told {
     /// Leaves out what users say about themselves, for want of room.
     pub fn drop_texts(&mut self) {
         match self {
-            Self::Clients(clients) => clients.iter_mut().for_each(|resource| resource.statuses = Box::default()),
+            Self::Clients(clients) => clients.said.iter_mut().for_each(|client| client.statuses = Box::default()),
             Self::Whole(whole) => {
                 whole.note = whole.note.take().map(|_| None);
                 if let Some(state) = &mut whole.state {

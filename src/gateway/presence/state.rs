@@ -15,6 +15,9 @@ pub struct Resource {
     pub show: Option<Show>,
     /// `<priority/>`, from -128 to 127.
     pub priority: Option<i8>,
+    /// When it was so, in seconds since 1970, by the word of who published it; 0: that was
+    /// not said.
+    pub stamp_s: u32,
     /// `<status/>`, `<note/>`: at most one of each language.
     pub statuses: Box<[Status]>,
     /// What few say; `None`: nothing of it, never a box of nothing.

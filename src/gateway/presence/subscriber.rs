@@ -635,7 +635,7 @@ impl Gateway {
         match told {
             Ok(mut told) => {
                 if let Told::Clients(clients) = &mut told {
-                    clients.truncate(RESOURCES_MAX);
+                    clients.said.truncate(RESOURCES_MAX);
                 }
                 if self.presence.is_heavy() {
                     told.drop_texts();
