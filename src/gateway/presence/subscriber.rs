@@ -152,8 +152,11 @@ impl Gateway {
             // Timer N: a subscription without a NOTIFY is none (REQ-8048-12).
             Phase::Begun => {
                 self.presence.remove_subscriber(key);
-                self.forget_if_empty(contact);
-                self.try_later(cx, contact, None, "no NOTIFY came after the SUBSCRIBE");
+                // Another server may have answered than those that notify.
+                if !self.is_notified(contact) {
+                    self.forget_if_empty(contact);
+                    self.try_later(cx, contact, None, "no NOTIFY came after the SUBSCRIBE");
+                }
             }
             Phase::Ending => {
                 self.presence.remove_subscriber(key);
@@ -174,6 +177,13 @@ impl Gateway {
             Phase::Live if subscriber.refresh.is_some_and(|at| at <= cx.now) => self.probe_or_refresh(cx, key),
             Phase::Live => self.presence.arm_subscriber(key),
         }
+    }
+
+    /// Has a contact a dialog in which NOTIFYs come?
+    fn is_notified(&self, key: Key) -> bool {
+        let Some(contact) = self.presence.contacts.get(key) else { return false };
+        let is_live = |dialog: &Key| self.presence.subscribers.get(*dialog).is_some_and(|s| s.phase == Phase::Live);
+        contact.watch.dialogs.iter().any(is_live)
     }
 
     /// Before a refresh the XMPP user's server is asked whether he is there
@@ -672,8 +682,13 @@ impl Gateway {
             Status::Terminated(reason) => {
                 // Its last word is shown until another dialog has one.
                 let is_closed = told.is_some_and(|told| told.is_closed());
-                entry.watch.is_closed = is_closed;
                 self.presence.remove_subscriber(key);
+                if self.is_notified(contact) {
+                    // The end of one fork, which says nothing of the others (REQ-8048-13).
+                    return self.tell(cx, contact);
+                }
+                let Some(entry) = self.presence.contacts.get_mut(contact) else { return };
+                entry.watch.is_closed = is_closed;
                 if is_closed {
                     self.show_nothing(cx, contact);
                 }
