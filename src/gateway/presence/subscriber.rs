@@ -30,6 +30,8 @@ use core::time::Duration;
 
 /// How long the answer to our probe is waited for (D-10).
 const PROBE_WAIT: Duration = Duration::from_secs(5);
+/// How often in a row a subscription is begun again at once at its notifier's word.
+const BEGUN_AGAIN_MAX: u8 = 3;
 /// A refresh comes no sooner than this after what it refreshes.
 const REFRESH_MIN: Duration = Duration::from_secs(5);
 /// Longest life that is believed.
@@ -755,9 +757,13 @@ impl Gateway {
     /// subscription as it begins.
     fn begin_again(&mut self, cx: &mut Cx<'_>, key: Key) {
         let Some(contact) = self.presence.contacts.get_mut(key) else { return };
-        let before = contact.watch.trouble.change(|trouble| trouble.begun_again.replace(cx.now));
-        let is_circle = before.is_some_and(|at| cx.now.since(at) < RETRY_FIRST);
-        if is_circle {
+        let times = contact.watch.trouble.change(|trouble| {
+            let before = trouble.begun_again.filter(|(at, _)| cx.now.since(*at) < RETRY_FIRST);
+            let times = before.map_or(1, |(_, times)| times.saturating_add(1));
+            trouble.begun_again = Some((cx.now, times));
+            times
+        });
+        if times > BEGUN_AGAIN_MAX {
             self.try_later(cx, key, None, "every subscription is ended at once");
         } else {
             self.begin_watch(cx, key);

@@ -117,8 +117,9 @@ pub(super) struct WatchTrouble {
     pub(super) problem: Option<Box<str>>,
     /// The Expires to ask for when the notifier wanted more than ours (423).
     pub(super) expires_min_s: u32,
-    /// When a subscription was last begun again at the notifier's word.
-    pub(super) begun_again: Option<Instant>,
+    /// When a subscription was last begun again at the notifier's word, and how often it
+    /// was with little time between.
+    pub(super) begun_again: Option<(Instant, u8)>,
 }
 
 /// Some keys; the first of them, nearly always the only one, takes no room of its own.
