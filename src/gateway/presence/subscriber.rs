@@ -34,6 +34,8 @@ const PROBE_WAIT: Duration = Duration::from_secs(5);
 const BEGUN_AGAIN_MAX: u8 = 3;
 /// A refresh comes no sooner than this after what it refreshes.
 const REFRESH_MIN: Duration = Duration::from_secs(5);
+/// Longest wait that a notifier may ask for.
+const RETRY_AFTER_MAX_S: u32 = 86_400;
 /// Longest life that is believed.
 const EXPIRES_MAX_S: u32 = 7 * 24 * 3600;
 
@@ -51,10 +53,16 @@ impl Gateway {
             self.show_nothing(cx, key);
             return;
         }
-        let expires = self.settings.presence.expires_s.max(contact.watch.expires_min_s());
+        let expires = self.expires_wanted(key);
         if self.send_subscribe_outside(cx, key, expires, None).is_none() {
             self.presence.plan(key, Task::Subscribe, cx.now.after(ROOM_RETRY));
         }
+    }
+
+    /// The Expires that is asked for.
+    fn expires_wanted(&self, contact: Key) -> u32 {
+        let least = self.presence.contacts.get(contact).map_or(0, |contact| contact.watch.expires_min_s());
+        self.settings.presence.expires_s.max(least)
     }
 
     /// Sends a SUBSCRIBE that makes a dialog. `None`: there was no room, or no way.
@@ -90,9 +98,12 @@ impl Gateway {
             refresh: None,
             probing: None,
             forks_until: until,
+            notify_until: None,
             resources: Vec::new(),
             is_informed: false,
             is_in_doubt: false,
+            is_life_told: false,
+            is_end_asked: false,
             octets: 0,
         };
         let subscriber = self.presence.add_subscriber(subscriber)?;
@@ -129,7 +140,8 @@ impl Gateway {
         match sent {
             Ok(()) => {
                 cx.count(Counter::SubscribeOut);
-                subscriber.is_busy = true;
+                (subscriber.is_busy, subscriber.is_life_told) = (true, false);
+                subscriber.is_end_asked = expires == 0;
                 true
             }
             Err(refused) => {
@@ -169,15 +181,31 @@ impl Gateway {
                 // Its refresh was left out, or lost. Most servers never show their users to a
                 // domain, or say `unsubscribed` of everybody: that means nothing, so presence
                 // goes on in a new dialog instead of ending after the first one (promise P7).
+                let not_before = subscriber.refresh.map(|at| at.since(cx.now)).filter(|wait| !wait.is_zero());
                 self.presence.remove_subscriber(key);
-                self.begin_watch(cx, contact);
+                match not_before {
+                    Some(wait) => {
+                        let seconds = u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+                        self.try_later(cx, contact, Some(seconds), "the refresh was refused for longer than it lasted");
+                    }
+                    None => self.begin_watch(cx, contact),
+                }
+            }
+            Phase::Live if !subscriber.is_busy && subscriber.notify_until.is_some_and(|until| until <= cx.now) => {
+                // Timer N again (RFC 6665 section 4.1.2.2).
+                self.presence.remove_subscriber(key);
+                self.begin_again(cx, contact);
             }
             Phase::Live if subscriber.probing.is_some_and(|until| until <= cx.now) => {
                 (subscriber.probing, subscriber.refresh) = (None, None);
                 self.presence.arm_subscriber(key);
             }
             Phase::Live if subscriber.refresh.is_some_and(|at| at <= cx.now) => self.probe_or_refresh(cx, key),
-            Phase::Live => self.presence.arm_subscriber(key),
+            Phase::Live => {
+                self.presence.arm_subscriber(key);
+                // One that has said nothing by now does not vouch for what another said before.
+                self.show_nothing(cx, contact);
+            }
         }
     }
 
@@ -226,11 +254,18 @@ impl Gateway {
             return;
         }
         (subscriber.refresh, subscriber.is_in_doubt) = (None, false);
-        let expires_min = self.presence.contacts.get(subscriber.contact).map_or(0, |c| c.watch.expires_min_s());
-        let expires = self.settings.presence.expires_s.max(expires_min);
-        if !self.send_subscribe(cx, key, expires)
-            && let Some(subscriber) = self.presence.subscribers.get_mut(key)
-        {
+        let contact = subscriber.contact;
+        let expires = self.expires_wanted(contact);
+        let sip = self.presence.names(contact).map(|(sip, _)| sip);
+        let is_standard = sip.is_some_and(|sip| self.presence_dialect(sip.domain()) == Dialect::Standard);
+        let is_sent = self.send_subscribe(cx, key, expires);
+        let Some(subscriber) = self.presence.subscribers.get_mut(key) else { return };
+        if is_sent {
+            // COMPAT: Lync may say all in the answer to a SUBSCRIBE.
+            subscriber.notify_until = is_standard.then(|| cx.now.after(T1_64));
+            // What comes is the state, by whichever clock it is stamped.
+            subscriber.resources.iter_mut().for_each(|resource| resource.stamp_s = 0);
+        } else {
             subscriber.refresh = Some(cx.now.after(ROOM_RETRY));
         }
         self.presence.arm_subscriber(key);
@@ -272,9 +307,11 @@ impl Gateway {
     }
 
     fn subscribe_accepted(&mut self, cx: &mut Cx<'_>, key: Key, message: &sip::message::Message<'_>) {
-        let asked = self.settings.presence.expires_s;
+        let Some(contact) = self.presence.subscribers.get(key).map(|subscriber| subscriber.contact) else { return };
+        // An answer may shorten the time, never lengthen it (REQ-8048-23).
+        let asked = self.expires_wanted(contact);
+        let granted = message.expires().map_or(asked, |granted| granted.min(asked));
         let Some(subscriber) = self.presence.subscribers.get_mut(key) else { return };
-        let contact = subscriber.contact;
         let is_over = subscriber.phase == Phase::Ending || subscriber.poll.is_some();
         if subscriber.dialog.remote_tag().is_empty()
             && let Some(tag) = message.to().tag
@@ -312,21 +349,22 @@ impl Gateway {
         match subscriber.phase {
             Phase::Ending => {
                 // It was to end while it began, or the end was just confirmed.
-                if message.expires().is_some_and(|granted| granted > 0) && !subscriber.dialog.remote_tag().is_empty() {
+                if !subscriber.is_end_asked && granted > 0 && !subscriber.dialog.remote_tag().is_empty() {
                     self.send_subscribe(cx, key, 0);
                 }
                 self.watch_ended(cx, contact);
             }
             // The deadline is still that of the first NOTIFY.
             Phase::Begun => {
-                let granted = message.expires().unwrap_or(asked).min(EXPIRES_MAX_S);
                 (subscriber.expires, subscriber.granted_s) = (seconds_after(cx.now, granted), granted);
             }
             Phase::Live => {
                 if let Some(target) = target_of(message).filter(|target| target.len() <= DIALOG_OCTETS_MAX / 2) {
                     subscriber.dialog.refresh_target(target);
                 }
-                let granted = message.expires().unwrap_or(asked).min(EXPIRES_MAX_S);
+                // A NOTIFY that overtook it has the last word.
+                let left = u32::try_from(subscriber.expires.since(cx.now).as_secs()).unwrap_or(u32::MAX);
+                let granted = if subscriber.is_life_told { granted.min(left) } else { granted };
                 subscriber.granted_s = granted;
                 self.set_life(cx, key, granted);
             }
@@ -447,10 +485,13 @@ impl Gateway {
     /// A refresh failed and the dialog stands: again before it runs out.
     fn refresh_later(&mut self, cx: &mut Cx<'_>, key: Key, retry_after: Option<u32>) {
         let Some(subscriber) = self.presence.subscribers.get_mut(key) else { return };
+        subscriber.notify_until = None;
         let left = subscriber.expires.since(cx.now);
-        let wait = retry_after.map_or(left / 4, |seconds| Duration::from_secs(u64::from(seconds)));
+        let wait =
+            retry_after.map_or(left / 4, |seconds| Duration::from_secs(u64::from(seconds.min(RETRY_AFTER_MAX_S))));
         let wait = wait.max(Duration::from_secs(5));
-        subscriber.refresh = (wait < left).then(|| cx.now.after(wait));
+        // What the notifier asks for holds beyond the end of the dialog.
+        subscriber.refresh = (wait < left || retry_after.is_some()).then(|| cx.now.after(wait));
         self.presence.arm_subscriber(key);
     }
 
@@ -617,9 +658,12 @@ impl Gateway {
             refresh: None,
             probing: None,
             forks_until: model.forks_until,
+            notify_until: None,
             resources: Vec::new(),
             is_informed: false,
             is_in_doubt: false,
+            is_life_told: false,
+            is_end_asked: false,
             octets: 0,
         };
         let key = self.presence.add_subscriber(fork)?;
@@ -700,7 +744,7 @@ impl Gateway {
                 entry.watch.failures = 0;
                 entry.watch.trouble.change(|trouble| (trouble.failing_since, trouble.problem) = (None, None));
                 let was_begun = subscriber.phase == Phase::Begun;
-                subscriber.phase = Phase::Live;
+                (subscriber.phase, subscriber.notify_until) = (Phase::Live, None);
                 let is_active = status == Status::Active;
                 // What is not approved says nothing that is to be believed (REQ-EVT-25).
                 if let Some(told) = told.filter(|_| is_active)
@@ -710,6 +754,7 @@ impl Gateway {
                     subscriber.is_informed = true;
                     entry.watch.is_closed = false;
                 }
+                subscriber.is_life_told |= state.expires_s.is_some();
                 let granted = Some(subscriber.granted_s).filter(|seconds| *seconds > 0);
                 let left = u32::try_from(subscriber.expires.since(cx.now).as_secs()).unwrap_or(u32::MAX);
                 let seconds = match state.expires_s {
@@ -778,11 +823,12 @@ impl Gateway {
         {
             self.presence.note_refused(sip.bare(), xmpp.bare());
             self.say_unsubscribed_to(cx, &sip, &xmpp);
-        } else if state.status != Status::Pending {
+        } else if state.status != Status::Pending
+            && let Some(told) = told
+            && let Some(subscriber) = self.presence.subscribers.get_mut(key).filter(|s| !s.is_informed)
+        {
             let mut known = Vec::new();
-            if let Some(told) = told {
-                told.apply(&mut known);
-            }
+            subscriber.is_informed = told.apply(&mut known);
             for resource in known {
                 self.send_resource(cx, contact, asker, &resource);
             }

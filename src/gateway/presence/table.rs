@@ -311,12 +311,18 @@ pub(super) struct Subscriber {
     pub(super) probing: Option<Instant>,
     /// Until when the first NOTIFY, or one of another fork, may come (Timer N).
     pub(super) forks_until: Instant,
+    /// Until when the NOTIFY that follows a refresh may come; `None`: it came.
+    pub(super) notify_until: Option<Instant>,
     /// What the last NOTIFY with a body said.
     pub(super) resources: Vec<Resource>,
     /// Was there one?
     pub(super) is_informed: bool,
     /// The next refresh asks whether the dialog still stands, whoever is online.
     pub(super) is_in_doubt: bool,
+    /// A NOTIFY has said how long it lasts since the last SUBSCRIBE.
+    pub(super) is_life_told: bool,
+    /// The last SUBSCRIBE had Expires 0.
+    pub(super) is_end_asked: bool,
     /// Octets of the dialog as they were counted.
     pub(super) octets: u32,
 }
@@ -817,7 +823,11 @@ impl Table {
         let Some(s) = self.subscribers.get(key) else { return };
         let first = match s.phase {
             Phase::Begun => Some(s.forks_until),
-            Phase::Live => s.probing.or(s.refresh).into_iter().chain([s.expires]).min(),
+            Phase::Live => {
+                let notify = s.notify_until.filter(|_| !s.is_busy);
+                let silent = Some(s.forks_until).filter(|until| !s.is_informed && *until > self.clock.0);
+                [Some(s.expires), s.probing.or(s.refresh), notify, silent].into_iter().flatten().min()
+            }
             Phase::Ending => Some(s.expires),
         };
         self.set_timer(SUBSCRIBER_TIMERS, key, first);

@@ -110,7 +110,9 @@ impl Gateway {
             return Some(known);
         }
         // Nobody speaks for the contact any more, or will in a moment.
-        let is_trying = dialogs().next().is_some() || contact.watch.failures == 0;
+        let mut may_speak =
+            dialogs().map(|s| s.phase != Phase::Live || s.forks_until > self.presence.clock.0).peekable();
+        let is_trying = if may_speak.peek().is_some() { may_speak.any(|may| may) } else { contact.watch.failures == 0 };
         (!is_trying || contact.watch.is_closed).then(Vec::new)
     }
 
