@@ -291,6 +291,7 @@ impl Gateway {
                 self.store(cx, contact_key);
             }
         }
+        self.purge_gone(contact_key);
         self.forget_if_empty(contact_key);
     }
 
