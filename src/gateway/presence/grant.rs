@@ -32,6 +32,9 @@ const POLL_WAIT: Duration = Duration::from_secs(4);
 const POLL_GATHER: Duration = Duration::from_millis(200);
 /// How long presence is waited for after an approval, before it is asked for.
 const STATE_WAIT: Duration = Duration::from_secs(30);
+/// What comes within that time of an approval is the state of all clients, told with it; what
+/// comes later is only what changed.
+const TOLD_WITH: Duration = Duration::from_secs(1);
 /// A contact whose server is silent is asked again after that time, which doubles.
 const SILENT_AGAIN: Duration = Duration::from_secs(60);
 /// How long the answer to a probe is waited for, before the contact counts as gone.
@@ -326,7 +329,7 @@ impl Gateway {
             return Ok(None);
         }
         let grant = &mut contact.grant;
-        grant.last_in = Some(cx.now);
+        let since_last = grant.last_in.replace(cx.now).map_or(Duration::MAX, |last| cx.now.since(last));
         grant.silent_probes = 0;
         if resource.name.is_empty() {
             grant.trouble.change(|trouble| trouble.stale = Vec::new());
@@ -341,7 +344,7 @@ impl Gateway {
         if dialogs.is_empty() {
             grant.resources.retain(|resource| resource.is_available);
         }
-        if is_first && !dialogs.is_empty() {
+        if is_first && since_last <= TOLD_WITH && !dialogs.is_empty() {
             self.plan_check(cx, key);
         }
         self.presence.weigh(key);
