@@ -5,13 +5,14 @@
 use super::RESTART_SPREAD_MS;
 use super::format::Format;
 use super::grant::{CSEQ_BEYOND, restored_until};
-use super::table::{Authorization, Notifier, Shown, Task};
+use super::table::{Authorization, End, Notifier, Shown, Task};
 use crate::base::counters::Counter;
 use crate::base::cx::Cx;
 use crate::base::slab::Key;
 use crate::base::time::Wall;
 use crate::gateway::Gateway;
 use crate::sip::dialog::{Dialog, Parts};
+use crate::sip::subscription::Reason;
 use crate::xmpp::jid::Jid;
 use core::time::Duration;
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,11 @@ struct DialogRecord<'a> {
     granted_s: u32,
 }
 
+/// Is that one under which a watcher may have a dialog?
+const fn stands(grant: Authorization) -> bool {
+    matches!(grant, Authorization::Pending | Authorization::Active)
+}
+
 const fn code(state: Authorization) -> u8 {
     match state {
         Authorization::None => 0,
@@ -106,7 +112,11 @@ impl Gateway {
     fn record_of(&self, key: Key, wall: Wall, now: crate::base::time::Instant) -> Option<Vec<u8>> {
         let contact = self.presence.contacts.get(key)?;
         let (sip, xmpp) = self.presence.names(key)?;
-        let living = |key: &Key| self.presence.notifiers.get(*key).filter(|n| n.end.is_none() && n.poll.is_none());
+        // A watcher who lost his leave is kept till he has heard it: he still shows what he saw.
+        let is_withdrawn = !stands(contact.grant.state);
+        let living = |key: &Key| {
+            self.presence.notifiers.get(*key).filter(|n| n.poll.is_none() && (n.end.is_none() || is_withdrawn))
+        };
         let ways = contact.grant.dialogs.iter().filter_map(living);
         let ways = ways.map(|notifier| notifier.format.code() | if notifier.is_extended { EXTENDED } else { 0 });
         let dialogs = contact.grant.dialogs.iter().filter_map(living).map(|notifier| {
@@ -183,12 +193,9 @@ impl Gateway {
             contact.watch.shown = shown.collect();
         }
         let ways = record.ways.iter().copied().chain(core::iter::repeat(0));
-        for (dialog, way) in record
-            .dialogs
-            .iter()
-            .zip(ways)
-            .filter(|_| matches!(state(record.grant), Authorization::Pending | Authorization::Active))
-        {
+        let end = End { reason: Reason::Rejected, retry_after_s: None, says_closed: false, is_sent: false };
+        let end = Some(end).filter(|_| !stands(state(record.grant)));
+        for (dialog, way) in record.dialogs.iter().zip(ways) {
             let parts = Parts {
                 call_id: dialog.call_id,
                 local_tag: dialog.local_tag,
@@ -215,7 +222,7 @@ impl Gateway {
                 is_dirty: false,
                 last_state: None,
                 hold: None,
-                end: None,
+                end,
                 poll: None,
                 failures: 0,
                 octets: 0,
@@ -256,7 +263,7 @@ impl Gateway {
                 Authorization::None | Authorization::Ended => {}
             }
             for dialog in dialogs {
-                self.presence.arm_notifier(dialog, None);
+                self.presence.arm_notifier(dialog, Some(at).filter(|_| !stands(grant)));
             }
         }
         cx.info("presence.restored", format_args!("contacts={}", self.presence.len()));
