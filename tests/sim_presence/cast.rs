@@ -160,8 +160,11 @@ impl Cast {
             Act::ServerCrash => {
                 self.server.crash();
                 self.reset(|link, cast| cast.streams.contains_key(link));
-                self.posts.clear();
-                self.unacknowledged.clear();
+                // With the rosters it keeps what they are to be told of: nothing could repair
+                // the loss of an `unsubscribe`, which no side says twice.
+                let kept = self.unacknowledged.drain(..).chain(self.posts.drain(..));
+                let of_rosters = kept.filter(|xml| xml.contains("subscribe")).collect();
+                self.posts = of_rosters;
                 self.parked.clear();
                 self.broken = None;
                 for link in core::mem::take(&mut self.streams).into_keys() {
