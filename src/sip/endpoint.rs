@@ -1331,6 +1331,18 @@ mod tests {
     }
 
     #[test]
+    fn req_evt_12_a_cancel_of_another_request_is_taken_and_does_nothing() {
+        let mut w = World::new();
+        let turn = w.datagram(PEER, &request("SUBSCRIBE", "z9hG4bKs", ""));
+        let cancel = request("CANCEL", "z9hG4bKs", "");
+        let is_taken = |turn: Turn| turn.told.is_empty() && turn.datagrams[0].1.starts_with("SIP/2.0 200 ");
+        assert!(is_taken(w.datagram(PEER, &cancel)));
+        w.respond(turn.transaction.expect("a transaction"), 200);
+        assert!(is_taken(w.datagram(PEER, &cancel)));
+        assert!(w.datagram(PEER, &request("CANCEL", "z9hG4bKt", "")).datagrams[0].1.starts_with("SIP/2.0 481 "));
+    }
+
+    #[test]
     fn the_ack_to_a_2xx_is_told() {
         let mut w = World::new();
         let turn = w.datagram(PEER, &request("INVITE", "z9hG4bKa", ""));

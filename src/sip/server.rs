@@ -79,6 +79,9 @@ pub(super) const OWN: u8 = 7;
 const OVERLOAD: Response<'static> =
     Response { status: 503, reason: "", headers: &[("Retry-After", "10")], content_type: None, body: &[] };
 
+/// What CANCEL has no effect on: it is answered at once, or soon.
+const UNCANCELLABLE: [&str; 7] = ["SUBSCRIBE", "NOTIFY", "MESSAGE", "INFO", "UPDATE", "BYE", "OPTIONS"];
+
 const fn status(status: u16) -> Response<'static> {
     Response { status, reason: "", headers: &[], content_type: None, body: &[] }
 }
@@ -137,14 +140,19 @@ impl Endpoint {
     }
 
     fn hashes(&mut self, cx: &mut Cx<'_>, source: &Source, message: &Message<'_>) -> Hashes {
-        let secret = self.secret(cx);
-        let via = message.via();
-        let number = message.cseq().number.to_be_bytes();
         // ACK and CANCEL belong to the INVITE they follow.
         let method = match message.method() {
             Method::Ack | Method::Cancel => "INVITE",
             method => method.as_str(),
         };
+        self.hashes_as(cx, source, message, method)
+    }
+
+    /// The hashes of a request as if it had that method.
+    fn hashes_as(&mut self, cx: &mut Cx<'_>, source: &Source, message: &Message<'_>, method: &str) -> Hashes {
+        let secret = self.secret(cx);
+        let via = message.via();
+        let number = message.cseq().number.to_be_bytes();
         let from_tag = message.from().tag.unwrap_or_else(|| message.from().uri).as_bytes();
         let call_id = message.call_id().as_bytes();
         let has_cookie = via.branch().get(..COOKIE.len()).is_some_and(|start| start.eq_ignore_ascii_case(COOKIE))
@@ -297,8 +305,16 @@ impl Endpoint {
 
     fn on_cancel(&mut self, cx: &mut Cx<'_>, source: Source, message: &Message<'_>, hashes: &Hashes, len: usize) {
         let invite = self.by_branch.find(hashes.branch);
-        let code = if invite.is_some() { 200 } else { 481 };
-        self.answer_stateless(cx, source, message, hashes.branch, len, &status(code));
+        let mut found = invite.map(|_| hashes.branch);
+        for method in UNCANCELLABLE.iter().take_while(|_| invite.is_none()) {
+            // Nothing becomes of it, but there was something (RFC 3261 section 9.2, REQ-EVT-12).
+            let other = self.hashes_as(cx, &source, message, method);
+            if self.by_branch.find(other.branch).is_some() || self.recent.recall(cx.now, other.again).is_some() {
+                found = Some(other.branch);
+            }
+        }
+        let code = if found.is_some() { 200 } else { 481 };
+        self.answer_stateless(cx, source, message, found.unwrap_or(hashes.branch), len, &status(code));
         if let Some(key) = invite
             && let Some(server) = self.servers.get(key).filter(|server| server.machine.is_open())
         {
