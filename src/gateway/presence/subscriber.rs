@@ -438,10 +438,7 @@ impl Gateway {
                 self.presence.remove_subscriber(key);
                 self.refused_for_good(cx, contact, format_args!("status={status}"));
             }
-            Refusal::TooBrief => {
-                self.presence.remove_subscriber(key);
-                self.ask_for_longer(cx, contact, message);
-            }
+            Refusal::TooBrief => self.ask_for_longer(cx, key, message),
             Refusal::NoDialog if phase == Phase::Live => {
                 self.presence.remove_subscriber(key);
                 self.examine_domain(cx, contact);
@@ -466,19 +463,31 @@ impl Gateway {
         }
     }
 
-    /// 423: once more with at least what the notifier wants (REQ-8048-18).
+    /// 423: once more with at least what the notifier wants (REQ-8048-18), in the dialog if
+    /// there is one.
     fn ask_for_longer(&mut self, cx: &mut Cx<'_>, key: Key, message: &sip::message::Message<'_>) {
         let wanted = message.header("Min-Expires").and_then(sip::header::decimal);
         let wanted = wanted.map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX));
-        let asked = self.settings.presence.expires_s;
-        let Some(contact) = self.presence.contacts.get_mut(key) else { return };
-        let before = asked.max(contact.watch.expires_min_s());
-        match wanted.filter(|wanted| *wanted > before && *wanted <= EXPIRES_MAX_S) {
-            Some(wanted) => {
-                contact.watch.trouble.change(|trouble| trouble.expires_min_s = wanted);
-                self.begin_watch(cx, key);
+        let Some(subscriber) = self.presence.subscribers.get(key) else { return };
+        let (contact, is_live) = (subscriber.contact, subscriber.phase == Phase::Live);
+        let before = self.expires_wanted(contact);
+        let wanted = wanted.filter(|wanted| *wanted > before && *wanted <= EXPIRES_MAX_S);
+        if let Some(wanted) = wanted
+            && let Some(contact) = self.presence.contacts.get_mut(contact)
+        {
+            contact.watch.trouble.change(|trouble| trouble.expires_min_s = wanted);
+        }
+        match (wanted, is_live) {
+            (Some(_), true) => self.refresh(cx, key),
+            (None, true) => self.refresh_later(cx, key, None),
+            (Some(_), false) => {
+                self.presence.remove_subscriber(key);
+                self.begin_watch(cx, contact);
             }
-            None => self.try_later(cx, key, None, "423 with a Min-Expires that makes no sense"),
+            (None, false) => {
+                self.presence.remove_subscriber(key);
+                self.try_later(cx, contact, None, "423 with a Min-Expires that makes no sense");
+            }
         }
     }
 
