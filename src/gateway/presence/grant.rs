@@ -32,8 +32,9 @@ const POLL_WAIT: Duration = Duration::from_secs(4);
 const POLL_GATHER: Duration = Duration::from_millis(200);
 /// How long presence is waited for after an approval, before it is asked for.
 const STATE_WAIT: Duration = Duration::from_secs(30);
-/// What comes within that time of an approval is the state of all clients, told with it; what
-/// comes later is only what changed.
+/// A leave that comes so soon after it was asked for was given by no human being.
+const AT_ONCE: Duration = Duration::from_millis(1500);
+/// What comes so soon after a leave is the state of all clients, told with it.
 const TOLD_WITH: Duration = Duration::from_secs(1);
 /// A contact whose server is silent is asked again after that time, which doubles.
 const SILENT_AGAIN: Duration = Duration::from_secs(60);
@@ -344,7 +345,7 @@ impl Gateway {
         if dialogs.is_empty() {
             grant.resources.retain(|resource| resource.is_available);
         }
-        if is_first && since_last <= TOLD_WITH && !dialogs.is_empty() {
+        if is_first && !dialogs.is_empty() && (since_last <= TOLD_WITH || !grant.is_automatic) {
             self.plan_check(cx, key);
         }
         self.presence.weigh(key);
@@ -371,6 +372,7 @@ impl Gateway {
             return Ok(Some(contact.record));
         }
         contact.grant.state = Authorization::Active;
+        contact.grant.is_automatic = contact.grant.last_out.is_some_and(|asked| cx.now.since(asked) <= AT_ONCE);
         (contact.grant.failures, contact.grant.last_in) = (0, Some(cx.now));
         contact.grant.trouble.change(|trouble| trouble.nick = None);
         let dialogs = contact.grant.dialogs.clone();

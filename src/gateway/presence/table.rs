@@ -250,6 +250,9 @@ pub(super) struct Grant {
     pub(super) is_added: bool,
     /// `subscribe` was sent and is not known to have arrived.
     pub(super) is_asking: bool,
+    /// The leave came at once: the server may have had it already, and then it tells no state
+    /// with it (RFC 6121 section 3.1.3).
+    pub(super) is_automatic: bool,
     /// What there is while something is asked, or fails.
     pub(super) trouble: Rare<GrantTrouble>,
     pub(super) failures: u8,
