@@ -783,6 +783,9 @@ impl Gateway {
                     entry.watch.state = Authorization::Active;
                     entry.watch.say_subscribed = true;
                     entry.watch.trouble.change(|trouble| trouble.asked_id = None);
+                    if let Some((sip, xmpp)) = self.presence.names(contact) {
+                        self.presence.note_approved(sip.bare(), xmpp.bare());
+                    }
                     self.store(cx, contact);
                 }
                 self.presence.weigh(contact);

@@ -673,6 +673,15 @@ impl Table {
         }
     }
 
+    /// SIP lets this pair watch, whatever it said before.
+    pub(super) fn note_approved(&mut self, sip: &str, xmpp: &str) {
+        let hash = self.hash(sip, xmpp);
+        let (order, all) = &mut self.refused;
+        if all.remove(&hash) {
+            order.retain(|refused| *refused != hash);
+        }
+    }
+
     /// Did SIP refuse this pair of late?
     pub(super) fn is_refused(&self, sip: &str, xmpp: &str) -> bool {
         self.refused.1.contains(&self.hash(sip, xmpp))
