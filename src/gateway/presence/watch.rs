@@ -145,7 +145,15 @@ impl Gateway {
             cx.refuse(Counter::PresenceOverload, "presence.full", format_args!("side=ours what=poll"));
             return Ok(None);
         };
-        let is_polling = self.presence.contacts.get(key).is_some_and(|contact| !contact.watch.dialogs.is_empty());
+        let dialogs = self.presence.contacts.get(key).map(|contact| contact.watch.dialogs.clone()).unwrap_or_default();
+        let is_polling = !dialogs.is_empty();
+        for dialog in dialogs {
+            let asker = self.presence.subscribers.get_mut(dialog).and_then(|subscriber| subscriber.poll.as_mut());
+            if let Some(asker) = asker.filter(|asker| ***asker != *stanza.from.as_str()) {
+                // Two clients of his ask at once: the answer is for both.
+                *asker = xmpp.bare().into();
+            }
+        }
         if is_polling || !self.presence.may_poll(key, cx.now) {
             cx.count(Counter::PresenceCoalesced);
             self.forget_if_empty(key);
