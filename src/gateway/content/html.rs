@@ -7,7 +7,7 @@
 //! not even that. HTML that breaks off within a tag, or goes beyond the bounds, is
 //! given as plain text alone (REQ-7572-27).
 
-use super::codepage::CodePage;
+use super::charset::Charset;
 use crate::base::text::XmlEscaped;
 use core::fmt::Write;
 
@@ -551,8 +551,8 @@ fn reference(text: &str) -> Option<(char, &str)> {
             };
             match code.ok()? {
                 // Many authors mean windows-1252 here, and HTML 5 agrees.
-                code @ 0x80..=0x9F => CodePage::numbered(1252)
-                    .and_then(|page| page.character(code as u8))
+                code @ 0x80..=0x9F => Charset::numbered(1252)
+                    .and_then(|page| page.decode_octet(code as u8, &mut None).chars().next())
                     .unwrap_or(char::REPLACEMENT_CHARACTER),
                 code => char::from_u32(code)
                     .filter(|c| crate::base::text::is_xml_char(*c) && *c != '\r')

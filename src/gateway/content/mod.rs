@@ -11,7 +11,6 @@ use charset::Charset;
 use mime::Value;
 
 mod charset;
-mod codepage;
 mod cpim;
 pub mod date;
 mod first;

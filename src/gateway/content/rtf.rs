@@ -8,7 +8,7 @@
 //! outermost group is no text.
 
 use super::Refusal;
-use super::codepage::CodePage;
+use super::charset::{Charset, Decoder};
 use super::html::{self, ELEMENTS_MAX, XHTML_OCTETS_MAX};
 use crate::base::text::{XmlEscaped, hex_value, is_xml_char};
 use core::fmt::Write;
@@ -37,7 +37,7 @@ pub(super) fn read(octets: &[u8], body: &mut String, xhtml: &mut String) -> Resu
         ansi_page: 1252,
         default_font: 0,
         fonts: heapless::Vec::new(),
-        begun: heapless::Vec::new(),
+        begun: None,
         high_surrogate: None,
         fallback: 0,
         instruction: String::new(),
@@ -120,8 +120,6 @@ struct Font {
 
 /// The code page of Symbol fonts, which is none: they have pictures for letters.
 const SYMBOL: u32 = 42;
-/// UTF-8 as a code page.
-const UTF_8: u32 = 65_001;
 
 struct Reader<'a, 'o> {
     rest: &'a [u8],
@@ -135,8 +133,8 @@ struct Reader<'a, 'o> {
     /// `\deff`.
     default_font: i32,
     fonts: heapless::Vec<Font, FONTS_MAX>,
-    /// The octets so far of a character that has several.
-    begun: heapless::Vec<u8, 4>,
+    /// Holds the octets so far of a character that has several.
+    begun: Option<Decoder>,
     /// The first half of a character beyond U+FFFF.
     high_surrogate: Option<u16>,
     /// Characters still to be skipped behind a `\u`.
@@ -389,45 +387,21 @@ impl<'a> Reader<'a, '_> {
             self.fallback -= 1;
             return;
         }
-        if !self.begun.is_empty() && !goes_on(self.page(), octet) {
-            self.end_octets();
+        if self.begun.is_none() {
+            self.end_characters();
+            if octet < 0x80 {
+                // By far the most.
+                return self.show(char::from(octet));
+            }
         }
-        if !self.begun.is_empty() {
-            return self.further_octet(octet);
-        }
-        if octet < 0x80 && self.high_surrogate.is_none() {
-            // By far the most.
-            return self.show(char::from(octet));
-        }
-        self.end_characters();
         let page = self.page();
-        match page {
-            _ if octet < 0x80 => self.show(char::from(octet)),
-            SYMBOL => self.show(symbol_character(octet)),
-            page if octets_of_character(page, octet) > 1 => {
-                // It was empty.
-                let _ = self.begun.push(octet);
+        match Charset::numbered(page) {
+            _ if page == SYMBOL => self.show(symbol_character(octet)),
+            Some(charset) => {
+                let text = charset.decode_octet(octet, &mut self.begun);
+                text.chars().for_each(|c| self.show(c));
             }
-            932 if matches!(octet, 0xA1..=0xDF) => {
-                self.show(char::from_u32(0xFF61 + u32::from(octet - 0xA1)).unwrap_or(char::REPLACEMENT_CHARACTER));
-            }
-            page => {
-                let page = CodePage::numbered(page);
-                self.show(page.and_then(|page| page.character(octet)).unwrap_or(char::REPLACEMENT_CHARACTER));
-            }
-        }
-    }
-
-    /// An octet of a character that was begun.
-    fn further_octet(&mut self, octet: u8) {
-        let page = self.page();
-        let first = self.begun.first().copied().unwrap_or_default();
-        let is_full = self.begun.push(octet).is_err();
-        if is_full || self.begun.len() >= octets_of_character(page, first) {
-            let text = core::str::from_utf8(&self.begun).ok().filter(|_| page == UTF_8);
-            let c = text.and_then(|text| text.chars().next()).unwrap_or(char::REPLACEMENT_CHARACTER);
-            self.begun.clear();
-            self.show(c);
+            None => self.show(char::REPLACEMENT_CHARACTER),
         }
     }
 
@@ -468,8 +442,7 @@ impl<'a> Reader<'a, '_> {
     }
 
     fn end_octets(&mut self) {
-        if !self.begun.is_empty() {
-            self.begun.clear();
+        if self.begun.take().is_some() {
             self.show(char::REPLACEMENT_CHARACTER);
         }
     }
@@ -599,6 +572,11 @@ const fn page_of_charset(charset: u32) -> u32 {
         0 => 1252,
         2 => SYMBOL,
         77 => 10_000,
+        78 => 10_001,
+        79 => 10_003,
+        80 => 10_008,
+        81 => 10_002,
+        89 => 10_007,
         128 => 932,
         129 => 949,
         130 => 1361,
@@ -617,23 +595,6 @@ const fn page_of_charset(charset: u32) -> u32 {
         255 => 850,
         _ => 0,
     }
-}
-
-/// How many octets a character has that begins with this one. Those of Asia we cannot
-/// read, but count.
-const fn octets_of_character(page: u32, first: u8) -> usize {
-    match (page, first) {
-        (932, 0x81..=0x9F | 0xE0..=0xFC) | (936 | 949 | 950 | 1361, 0x81..=0xFE) => 2,
-        (UTF_8, 0xC2..=0xDF) => 2,
-        (UTF_8, 0xE0..=0xEF) => 3,
-        (UTF_8, 0xF0..=0xF4) => 4,
-        _ => 1,
-    }
-}
-
-/// May a character of several octets go on with this one?
-const fn goes_on(page: u32, octet: u8) -> bool {
-    if page == UTF_8 { matches!(octet, 0x80..=0xBF) } else { octet >= 0x40 }
 }
 
 /// A letter of a Symbol font. Lists have their bullets from there.
@@ -849,8 +810,18 @@ mod tests {
             (b"{\\rtf1{\\fonttbl{\\f0\\fcharset0\\cpg1253 A;}}\\'e1}", "α"),
             (b"{\\rtf1\\mac \\'8e}", "é"),
             (b"{\\rtf1\\pc \\'81}", "ü"),
-            (b"{\\rtf1\\ansicpg932 \\'93\\'fa\\'b1x}", "\u{FFFD}\u{FF71}x"),
-            (b"{\\rtf1\\ansicpg932 \\'93A\\'93\\par \\'93}", "\u{FFFD}\u{FFFD}\n\u{FFFD}"),
+            (b"{\\rtf1\\ansicpg932 \\'93\\'fa\\'b1x}", "日\u{FF71}x"),
+            (b"{\\rtf1\\ansicpg932 \\'83A\\'83\\par \\'83}", "ア\u{FFFD}\n\u{FFFD}"),
+            (b"{\\rtf1\\ansicpg932 \\'83\\'5c\\'83\\'7b\\'83\\\\}", "ソボ\u{FFFD}\\"),
+            (
+                b"{\\rtf1{\\fonttbl{\\f0\\fcharset0 A;}{\\f1\\fcharset128 B;}{\\f2\\fcharset134 C;}{\\f3\\fcharset136 D;}\
+                {\\f4\\fcharset129 E;}}\\f0\\'e9\\f1\\'94\\'67\\f2\\'b2\\'a8\\f3\\'aa\\'69\\f4\\'c6\\'c4\\'b5\\'b5\\f0\\'e9}",
+                "é波波波파도é",
+            ),
+            (b"{\\rtf1\\ansicpg949 \\'c6\r\n\\'c4!}", "파!"),
+            (b"{\\rtf1\\ansicpg950 \\b\\'aai\\b0  !}", "波 !"),
+            (b"{\\rtf1\\ansicpg54936 \\'94\\'39\\'da\\'33}", "💩"),
+            (b"{\\rtf1\\ansicpg1361 \\'d0\\'a1a}", "\u{FFFD}\u{FFFD}a"),
             (b"{\\rtf1\\ansicpg936 \\'c4 a}", "\u{FFFD} a"),
             (b"{\\rtf1\\ansicpg65001 \\'c3\\'bc\\'e2\\'82\\'ac\\'f0\\'9f\\'98\\'80\\'c3a}", "ü€😀\u{FFFD}a"),
             (b"{\\rtf1\\ansicpg4711 \\'e9a}", "\u{FFFD}a"),
