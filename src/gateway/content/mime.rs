@@ -29,10 +29,11 @@ impl<'a> Value<'a> {
 
     /// Is it this type, `*` standing for any subtype?
     pub(super) fn is(&self, wanted: &str) -> bool {
-        match wanted.strip_suffix('*') {
-            Some(start) => self.main.get(..start.len()).is_some_and(|main| main.eq_ignore_ascii_case(start)),
-            None => self.main.eq_ignore_ascii_case(wanted),
-        }
+        // SIP allows blanks around the stroke (RFC 3261 section 25.1, SLASH).
+        let (kind, subtype) = self.main.split_once('/').unwrap_or((self.main, ""));
+        let (wanted_kind, wanted_subtype) = wanted.split_once('/').unwrap_or((wanted, ""));
+        kind.trim_end().eq_ignore_ascii_case(wanted_kind)
+            && (wanted_subtype == "*" || subtype.trim_start().eq_ignore_ascii_case(wanted_subtype))
     }
 
     /// The value of a parameter, its quotes undone.
@@ -170,6 +171,14 @@ pub(super) fn part<'a>(octets: &'a [u8]) -> Result<Body<'a>, Refusal> {
     Ok(body)
 }
 
+/// Has this part that Content-ID?
+pub(super) fn is_identified(octets: &[u8], id: &str) -> bool {
+    let bare = |id: &str| id.trim().trim_matches(['<', '>']).to_owned();
+    split_headers(octets).is_ok_and(|(headers, _)| {
+        fields(headers).any(|(name, value)| name.eq_ignore_ascii_case("Content-ID") && bare(value) == bare(id))
+    })
+}
+
 /// The parts of a multipart. What stands before the first boundary and behind the last
 /// is no part; a multipart that breaks off ends there.
 pub(super) fn parts<'a>(octets: &'a [u8], boundary: &str) -> Result<heapless::Vec<&'a [u8], PARTS_MAX>, Refusal> {
@@ -245,26 +254,29 @@ pub(super) fn base64_decoded(octets: &[u8]) -> Result<Vec<u8>, Refusal> {
 fn quoted_printable_decoded(octets: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(octets.len());
     let mut rest = octets;
-    loop {
-        rest = match rest {
-            [b'=', b'\r', b'\n', rest @ ..] | [b'=', b'\n', rest @ ..] => rest,
-            [b'=', high, low, behind @ ..] => match (hex_value(*high), hex_value(*low)) {
-                (Some(high), Some(low)) => {
-                    out.push(high << 4 | low);
-                    behind
-                }
-                _ => {
-                    out.push(b'=');
-                    rest.get(1..).unwrap_or_default()
-                }
-            },
-            [octet, rest @ ..] => {
-                out.push(*octet);
-                rest
-            }
-            [] => return out,
+    while let Some((octet, behind)) = rest.split_first() {
+        rest = behind;
+        if *octet != b'=' {
+            out.push(*octet);
+        } else if let Some(next_line) = behind_line_end(behind) {
+            rest = next_line;
+        } else if let [high, low, behind @ ..] = behind
+            && let (Some(high), Some(low)) = (hex_value(*high), hex_value(*low))
+        {
+            out.push(high << 4 | low);
+            rest = behind;
+        } else {
+            out.push(b'=');
         }
     }
+    out
+}
+
+/// What is behind a line end, and behind the blanks before it, which came in on the way.
+fn behind_line_end(octets: &[u8]) -> Option<&[u8]> {
+    let blanks = octets.iter().take_while(|octet| b" \t".contains(octet)).count();
+    let rest = octets.get(blanks..)?;
+    rest.strip_prefix(b"\r\n").or_else(|| rest.strip_prefix(b"\n"))
 }
 
 #[cfg(test)]
@@ -280,6 +292,9 @@ mod tests {
         assert_eq!(value.parameter("charset").as_deref(), Some("utf-8"));
         assert_eq!(value.parameter("flag"), None);
         assert_eq!(Value::of("a/b; x=\"open").parameter("x"), None);
+        let value = Value::of("Text\t/ Plain ; boundary=----=_Part_7 (a'b)");
+        assert!(value.is("text/plain") && value.is("text/*") && !value.is("text/html") && !value.is("tex/*"));
+        assert_eq!(value.parameter("boundary").as_deref(), Some("----=_Part_7 (a'b)"));
     }
 
     #[test]
@@ -318,6 +333,7 @@ mod tests {
         assert_eq!(decoded("base64", b"R3L832U"), Ok(b"Gr\xFC\xDFe".to_vec()));
         assert_eq!(decoded("base64", b"!!"), Err(Refusal::Malformed));
         assert_eq!(decoded("quoted-printable", b"Gr=FC=\r\n=DFe=3"), Ok(b"Gr\xFC\xDFe=3".to_vec()));
+        assert_eq!(decoded("quoted-printable", b"a= \t\r\nb= c=\t"), Ok(b"ab= c=\t".to_vec()));
         assert_eq!(decoded("binary", b"\0\r"), Ok(b"\0\r".to_vec()));
         assert_eq!(decoded("x-uuencode", b""), Err(Refusal::Type));
     }

@@ -2,8 +2,8 @@
 //! header. Pure: text and octets in, text into the caller's buffers out.
 //!
 //! A multipart is read as RFC 5621 wants it: of an alternative the best part we know, of
-//! any other all parts that must be handled. One that must be handled and cannot
-//! refuses the whole, since leaving it out would be a silent loss.
+//! a related body its root, of any other all parts that must be handled. One that must be
+//! handled and cannot refuses the whole, since leaving it out would be a silent loss.
 
 use crate::base::time::Wall;
 use crate::limits::SIP_BODY_OCTETS_MAX;
@@ -239,6 +239,8 @@ fn read_part(body: &Body<'_>, depth: usize, out: &mut Text) -> Result<Content, R
         let parts = mime::parts(octets, &boundary)?;
         return if kind.is("multipart/alternative") {
             read_alternative(&parts, depth, out)
+        } else if kind.is("multipart/related") {
+            read_part(&root(&parts, kind.parameter("start").as_deref())?, depth + 1, out)
         } else {
             read_mixed(&parts, depth, out)
         };
@@ -353,10 +355,17 @@ fn read_plain_sibling(parts: &[&[u8]], depth: usize, best: &mut Text) {
     let mut plain = plain.filter(|part| Rank::of(part) == Rank::Plain);
     if let Some(part) = plain.next() {
         let mut text = Text::default();
-        if read_part(&part, depth + 1, &mut text) == Ok(Content::Message) && !text.body.is_empty() {
+        if read_part(&part, depth + 1, &mut text) == Ok(Content::Message) && !text.body.trim().is_empty() {
             best.body = text.body;
         }
     }
+}
+
+/// The part of a related body that all others are there for, such as the pictures of HTML:
+/// the one that `start` names, else the first (RFC 2387 section 3.2).
+fn root<'a>(parts: &[&'a [u8]], start: Option<&str>) -> Result<Body<'a>, Refusal> {
+    let named = start.and_then(|start| parts.iter().find(|octets| mime::is_identified(octets, start)));
+    mime::part(named.or_else(|| parts.first()).ok_or(Refusal::Malformed)?)
 }
 
 /// Reads all parts one after the other. One that need not be handled is passed over
@@ -479,7 +488,39 @@ mod tests {
         assert_eq!(read(&[&plain, &part("text/rtf", "none")]), both("um vier?", ""));
         assert_eq!(read(&[&plain, &part("text/rtf", &"{\\rtf1".repeat(1000))]), both("um vier?", ""));
         assert_eq!(read(&[&part("text/plain", ""), &html]), both("um vier ?", strong));
+        assert_eq!(read(&[&part("text/plain", " \r\n"), &html]), both("um vier ?", strong));
         assert_eq!(read(&[&ink]), Err(Refusal::Type));
+    }
+
+    #[test]
+    fn each_part_has_its_own_charset_and_one_that_cannot_be_read_leaves_the_others() {
+        let part = |head: &str, octets: &[u8]| {
+            [b"--b\r\nContent-Type: ", head.as_bytes(), b"\r\n\r\n", octets, b"\r\n"].concat()
+        };
+        let read = |parts: &[&[u8]]| {
+            let body = [&parts.concat()[..], b"--b--"].concat();
+            content("multipart/alternative;boundary=b", &body).map(|(_, text)| (text.body, text.xhtml))
+        };
+        let both = |body: &str, xhtml: &str| Ok((body.to_owned(), xhtml.to_owned()));
+        let russian = part("text/plain; charset=koi8-r", b"\xED\xCF\xD3\xD4");
+        let japanese =
+            part("text/html; charset=\"Shift_JIS\"\r\nContent-Transfer-Encoding: quoted-printable", b"<b>=94g</b>");
+        let unknown = part("text/plain; charset=klingon", b"nuqneH");
+        let broken = part("text/html; charset=utf-8", b"\xFF\xFE\xFD\xFC");
+        assert_eq!(read(&[&russian, &japanese]), both("Мост", "<strong>波</strong>"));
+        assert_eq!(read(&[&unknown, &japanese]), both("波", "<strong>波</strong>"));
+        assert_eq!(read(&[&russian, &broken]), both("Мост", ""));
+        assert_eq!(read(&[&unknown, &broken]), Err(Refusal::Charset));
+    }
+
+    #[test]
+    fn of_a_related_body_the_root_says_all() {
+        let parts = b"--b\r\nContent-Type: image/gif\r\nContent-ID: <bild@priel.example>\r\n\r\nGIF89a\r\n--b\r\n\
+            Content-ID:\r\n <wurzel@priel.example>\r\nContent-Type: text/html\r\n\r\n<i>Priel</i><img src='cid:bild@priel.example'>\r\n--b--";
+        let related = |rest: &str| text(&format!("multipart/related;boundary=b{rest}"), parts);
+        assert_eq!(related(";start=\"<wurzel@priel.example>\"").as_deref(), Ok("Priel"));
+        assert_eq!(related(";start=\"<fehlt@priel.example>\""), Err(Refusal::Type));
+        assert_eq!(related(""), Err(Refusal::Type));
     }
 
     #[test]
