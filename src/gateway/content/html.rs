@@ -7,9 +7,11 @@
 //! not even that. HTML that breaks off within a tag, or goes beyond the bounds, is
 //! given as plain text alone (REQ-7572-27).
 
-use super::charset::Charset;
+use super::mime::Value;
+use super::reference::decoded;
 use crate::base::text::XmlEscaped;
 use core::fmt::Write;
+use std::borrow::Cow;
 
 /// Most octets of XHTML; markup can outgrow its source.
 pub(super) const XHTML_OCTETS_MAX: usize = 32 * 1024;
@@ -20,15 +22,51 @@ const DEPTH_MAX: usize = 24;
 /// Attributes of one element that are looked at.
 const ATTRIBUTES_MAX: usize = 16;
 
+/// Octets at the beginning of a document in which it says its charset (HTML, section
+/// 13.2.3.2).
+const DECLARATION_OCTETS_MAX: usize = 1024;
+
 /// Appends the text of `source` to `body` and its markup to `xhtml`; leaves `xhtml`
-/// empty if the source is broken.
-pub(super) fn read(source: &str, body: &mut String, xhtml: &mut String) {
+/// empty if the source is broken. Was a picture left out that nothing stands for?
+pub(super) fn read(source: &str, body: &mut String, xhtml: &mut String) -> bool {
     xhtml.clear();
     let plain = Plain { out: body, line_breaks: 0, has_blank: false, is_empty: true };
-    let mut reader =
-        Reader { rest: source, plain, xhtml, open: heapless::Vec::new(), link: None, elements: 0, is_broken: false };
+    let mut reader = Reader {
+        rest: source,
+        plain,
+        xhtml,
+        open: heapless::Vec::new(),
+        link: None,
+        elements: 0,
+        is_broken: false,
+        has_lost_picture: false,
+    };
     while reader.step() {}
-    reader.finish();
+    reader.finish()
+}
+
+/// The charset that a document names itself, in `<meta charset>` or in the Content-Type of
+/// a `<meta content>`.
+pub(super) fn declared_charset(octets: &[u8]) -> Option<String> {
+    const TAG: &str = "<meta";
+    let start = octets.get(..octets.len().min(DECLARATION_OCTETS_MAX))?;
+    let text: String = start.iter().map(|octet| if octet.is_ascii() { char::from(*octet) } else { '?' }).collect();
+    let mut rest = text.as_str();
+    while let Some(at) = rest.to_ascii_lowercase().find(TAG) {
+        rest = rest.get(at + TAG.len()..)?;
+        let mut attributes = Attributes::new();
+        if rest.starts_with(|c: char| c == '/' || is_blank(c)) {
+            rest = read_attributes(rest, &mut attributes)?;
+        }
+        let content = || Value::of(&attribute(&attributes, "content")?).parameter("charset").map(Cow::into_owned);
+        if let Some(charset) = attribute(&attributes, "charset").or_else(content) {
+            let charset = charset.trim_matches(['\'', '"']);
+            // Nobody could have read the tag.
+            let is_utf16 = charset.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("utf-16"));
+            return Some(if is_utf16 { "utf-8" } else { charset }.to_owned());
+        }
+    }
+    None
 }
 
 /// What an element of HTML becomes.
@@ -73,7 +111,9 @@ fn meaning(name: &str) -> Option<Meaning> {
         "li" => Item,
         "img" => Image,
         "br" => LineBreak,
-        "hr" | "tr" | "table" | "form" | "section" | "article" | "header" | "footer" => Line,
+        "hr" | "tr" | "table" | "form" | "section" | "article" | "header" | "footer" | "main" | "nav" | "aside"
+        | "dl" | "figure" | "figcaption" | "fieldset" | "legend" | "details" | "summary" | "caption" | "menu"
+        | "dir" => Line,
         "td" | "th" | "option" => Cell,
         "script" | "style" | "title" | "xmp" | "iframe" | "noembed" | "noframes" => Dropped,
         _ => return None,
@@ -99,6 +139,8 @@ struct Reader<'a, 'o> {
     link: Option<(String, usize)>,
     elements: usize,
     is_broken: bool,
+    /// Was a picture left out that has no text, either?
+    has_lost_picture: bool,
 }
 
 /// Attributes with their values as they stand in the source.
@@ -115,7 +157,7 @@ impl<'a> Reader<'a, '_> {
             return !text.is_empty();
         };
         if let Some(comment) = rest.strip_prefix("!--") {
-            self.skip_behind(comment, "-->");
+            self.skip_comment(comment);
         } else if rest.starts_with(['!', '?']) {
             self.skip_behind(rest, ">");
         } else if let Some(name) = rest.strip_prefix('/').filter(|name| name.starts_with(is_name_start)) {
@@ -127,6 +169,16 @@ impl<'a> Reader<'a, '_> {
             self.text("<");
         }
         true
+    }
+
+    /// Skips a comment, whose ends HTML knows several of.
+    fn skip_comment(&mut self, comment: &'a str) {
+        let empty = comment.strip_prefix("->").or_else(|| comment.strip_prefix('>'));
+        let end = || ["-->", "--!>"].iter().filter_map(|end| Some(comment.find(end)? + end.len())).min();
+        match empty.or_else(|| comment.get(end()?..)) {
+            Some(behind) => self.rest = behind,
+            None => self.break_off(),
+        }
     }
 
     fn skip_behind(&mut self, rest: &'a str, end: &str) {
@@ -151,8 +203,8 @@ impl<'a> Reader<'a, '_> {
         match meaning {
             Meaning::Inline(element, style) => self.begin(meaning, element, style, &attributes),
             Meaning::Link => {
-                if let Some(href) = attribute(&attributes, "href").filter(|href| is_safe_link(href)) {
-                    self.begin_link(&href);
+                if let Some(href) = attribute(&attributes, "href").and_then(|href| safe_link(&href)) {
+                    self.begin_link(href);
                 }
             }
             Meaning::Image => self.image(&attributes),
@@ -226,13 +278,13 @@ impl<'a> Reader<'a, '_> {
         self.push_open(meaning, element);
     }
 
-    fn begin_link(&mut self, href: &str) {
+    fn begin_link(&mut self, href: String) {
         // A link within a link is none: the first one ends.
         if let Some(at) = self.open.iter().rposition(|open| open.meaning == Meaning::Link) {
             self.end_to(at);
         }
-        self.write_element(format_args!("<a href='{}'>", XmlEscaped(href.trim())));
-        self.link = Some((href.trim().into(), self.plain.out.len()));
+        self.write_element(format_args!("<a href='{}'>", XmlEscaped(&href)));
+        self.link = Some((href, self.plain.out.len()));
         self.push_open(Meaning::Link, "a");
     }
 
@@ -265,6 +317,7 @@ impl<'a> Reader<'a, '_> {
     fn image(&mut self, attributes: &Attributes<'_>) {
         let alt = attribute(attributes, "alt").unwrap_or_default();
         let Some(src) = attribute(attributes, "src").filter(|src| is_safe_image(src)) else {
+            self.has_lost_picture |= alt.trim().is_empty();
             return self.decoded_text(&alt);
         };
         let src = src.trim();
@@ -342,12 +395,13 @@ impl<'a> Reader<'a, '_> {
         }
     }
 
-    fn finish(mut self) {
+    fn finish(mut self) -> bool {
         self.end_to(0);
         self.end_link();
         if self.is_broken || self.xhtml.len() > XHTML_OCTETS_MAX {
             self.xhtml.clear();
         }
+        self.has_lost_picture
     }
 }
 
@@ -370,7 +424,7 @@ impl Plain<'_> {
         for c in text.chars() {
             match c {
                 '\n' if is_preformatted => self.line_breaks += 1,
-                c if is_blank(c) && !(is_preformatted && c == ' ') => self.has_blank = true,
+                c if is_blank(c) && !(is_preformatted && matches!(c, ' ' | '\t')) => self.has_blank = true,
                 c => self.push(if c == '\u{A0}' { ' ' } else { c }),
             }
         }
@@ -380,7 +434,7 @@ impl Plain<'_> {
         // Nothing stands before the first text, and blanks do not begin a line.
         if !self.is_empty {
             if self.line_breaks > 0 {
-                self.out.extend(core::iter::repeat_n('\n', self.line_breaks.min(2)));
+                self.out.extend(core::iter::repeat_n('\n', self.line_breaks));
             } else if self.has_blank {
                 self.out.push(' ');
             }
@@ -441,8 +495,15 @@ fn attribute(attributes: &Attributes<'_>, name: &str) -> Option<String> {
 /// reader's machine to.
 const LINK_SCHEMES: [&str; 7] = ["http", "https", "mailto", "xmpp", "sip", "sips", "tel"];
 
-pub(super) fn is_safe_link(href: &str) -> bool {
-    has_scheme(href, &LINK_SCHEMES)
+/// The address of a link as a browser reads it, if it may be followed: blanks around it and
+/// line ends in it are none of it, other blanks it cannot have.
+pub(super) fn safe_link(href: &str) -> Option<String> {
+    let address = href.trim().replace(['\t', '\n', '\r'], "").replace(' ', "%20");
+    is_safe_link(&address).then_some(address)
+}
+
+pub(super) fn is_safe_link(address: &str) -> bool {
+    has_scheme(address, &LINK_SCHEMES)
 }
 
 fn is_safe_image(src: &str) -> bool {
@@ -516,96 +577,6 @@ fn push_declaration(name: &str, value: &str, out: &mut String) {
     }
     // Writing into a String does not fail.
     let _ = write!(out, "{property}:{value}");
-}
-
-/// Text with its character references resolved; what is none stays as it stands.
-fn decoded(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, behind)) = rest.split_once('&') {
-        out.push_str(before);
-        rest = match reference(behind) {
-            Some((c, rest)) => {
-                out.push(c);
-                rest
-            }
-            None => {
-                out.push('&');
-                behind
-            }
-        };
-    }
-    out.push_str(rest);
-    out
-}
-
-/// The character that the reference behind an `&` stands for, and what is behind it.
-fn reference(text: &str) -> Option<(char, &str)> {
-    let end = text.bytes().take(12).position(|octet| octet == b';')?;
-    let (name, rest) = (text.get(..end)?, text.get(end + 1..)?);
-    let c = match name.strip_prefix('#') {
-        Some(number) => {
-            let code = match number.strip_prefix(['x', 'X']) {
-                Some(digits) => u32::from_str_radix(digits, 16),
-                None => number.parse(),
-            };
-            match code.ok()? {
-                // Many authors mean windows-1252 here, and HTML 5 agrees.
-                code @ 0x80..=0x9F => Charset::numbered(1252)
-                    .and_then(|page| page.decode_octet(code as u8, &mut None).chars().next())
-                    .unwrap_or(char::REPLACEMENT_CHARACTER),
-                code => char::from_u32(code)
-                    .filter(|c| crate::base::text::is_xml_char(*c) && *c != '\r')
-                    .unwrap_or(char::REPLACEMENT_CHARACTER),
-            }
-        }
-        None => named(name)?,
-    };
-    Some((c, rest))
-}
-
-/// The named characters of HTML 4 that letters are written with.
-fn named(name: &str) -> Option<char> {
-    /// U+00A0 to U+00FF in order.
-    const LATIN_1: &str = "nbsp iexcl cent pound curren yen brvbar sect uml copy ordf laquo not shy reg macr deg plusmn \
-         sup2 sup3 acute micro para middot cedil sup1 ordm raquo frac14 frac12 frac34 iquest Agrave Aacute Acirc \
-         Atilde Auml Aring AElig Ccedil Egrave Eacute Ecirc Euml Igrave Iacute Icirc Iuml ETH Ntilde Ograve Oacute \
-         Ocirc Otilde Ouml times Oslash Ugrave Uacute Ucirc Uuml Yacute THORN szlig agrave aacute acirc atilde auml \
-         aring aelig ccedil egrave eacute ecirc euml igrave iacute icirc iuml eth ntilde ograve oacute ocirc otilde \
-         ouml divide oslash ugrave uacute ucirc uuml yacute thorn yuml";
-    let other = match name {
-        "amp" => '&',
-        "lt" => '<',
-        "gt" => '>',
-        "quot" => '"',
-        "apos" => '\'',
-        "euro" => '€',
-        "hellip" => '…',
-        "ndash" => '–',
-        "mdash" => '—',
-        "lsquo" => '‘',
-        "rsquo" => '’',
-        "sbquo" => '‚',
-        "ldquo" => '“',
-        "rdquo" => '”',
-        "bdquo" => '„',
-        "lsaquo" => '‹',
-        "rsaquo" => '›',
-        "bull" => '•',
-        "trade" => '™',
-        "larr" => '←',
-        "rarr" => '→',
-        "hearts" => '♥',
-        "OElig" => 'Œ',
-        "oelig" => 'œ',
-        "Scaron" => 'Š',
-        "scaron" => 'š',
-        _ => {
-            let place = LATIN_1.split_ascii_whitespace().position(|known| known == name)?;
-            return char::from_u32(0xA0 + u32::try_from(place).ok()?);
-        }
-    };
-    Some(other)
 }
 
 #[cfg(test)]
@@ -728,7 +699,10 @@ mod tests {
             "A\nb c\nd\ne\nf\ng\nh i"
         );
         assert_eq!(both("<pre>a  b\n c</pre>").0, "a  b\n c");
-        assert_eq!(both("  a<br><br><br>b  ").0, "a\n\nb");
+        assert_eq!(both("<pre>a\tb\n\n\n\td</pre>").0, "a\tb\n\n\n\td");
+        assert_eq!(both("  a<br><br><br>b  ").0, "a\n\n\nb");
+        assert_eq!(both("<div>a</div><div><br></div><div><br></div><div>b<br></div>c").0, "a\n\n\nb\nc");
+        assert_eq!(both("<nav>a</nav><main>b<aside>c</aside><dl><dt>d<dd>e</dl></main>f").0, "a\nb\nc\nd\ne\nf");
     }
 
     #[test]
@@ -738,6 +712,66 @@ mod tests {
         assert_eq!(body, "<b> < <script> &lt; äöü € € \u{FFFD}&none; \u{FFFD} &");
         assert!(!xhtml.contains("<b>") && !xhtml.contains("<script"));
         assert_eq!(both("1 < 2 <3").0, "1 < 2 <3");
+        assert_eq!(
+            both("&alpha;&Omega; &ne; &rArr; &lrm;&zwj;x&thinsp;&AMP;&LT;").0,
+            "αΩ ≠ ⇒ \u{200E}\u{200D}x\u{2009}&<"
+        );
+    }
+
+    #[test]
+    fn character_references_may_lack_their_end_where_nothing_else_can_be_meant() {
+        assert_eq!(both("Ebbe &amp Flut &copy 2031, &auml!").0, "Ebbe & Flut © 2031, ä!");
+        assert_eq!(both("&#8364 5 &#x20AC, &#65B &#x &#").0, "€ 5 €, AB &#x &#");
+        assert_eq!(both("&copy=2 &notice &alpha &ampx").0, "&copy=2 &notice &alpha &ampx");
+        let (body, xhtml) = both("<a href='https://fen.example/?a=1&copy=2&lt=3'>fen</a>");
+        assert_eq!(body, "fen <https://fen.example/?a=1&copy=2&lt=3>");
+        assert_eq!(xhtml, "<a href='https://fen.example/?a=1&amp;copy=2&amp;lt=3'>fen</a>");
+    }
+
+    #[test]
+    fn comments_end_where_they_end_in_a_browser() {
+        assert_eq!(both("a<!-->b<!--->c<!-- d -- > e --!>f<!-- g -->h").0, "abcfh");
+        assert_eq!(both("a<!--[if mso]>b<![endif]-->c<![if !mso]>d<![endif]>e<![CDATA[f]]>g").0, "acdeg");
+    }
+
+    #[test]
+    fn an_address_is_read_as_browsers_read_it() {
+        for (href, expected) in [
+            (" https://fen.example/Lage Plan.pdf\n", "https://fen.example/Lage%20Plan.pdf"),
+            ("https://fen.example/\r\n  a\tb", "https://fen.example/%20%20ab"),
+        ] {
+            let (body, xhtml) = both(&format!("<a href='{href}'>Plan</a>"));
+            assert_eq!(body, format!("Plan <{expected}>"));
+            assert_eq!(xhtml, format!("<a href='{expected}'>Plan</a>"));
+        }
+        assert_eq!(both("<a href='java\nscript:x'>a</a><a href='java script:x'>b</a>"), ("ab".into(), "ab".into()));
+    }
+
+    #[test]
+    fn a_picture_that_nothing_stands_for_is_told_of() {
+        let has_lost_picture = |source: &str| read(source, &mut String::new(), &mut String::new());
+        assert!(has_lost_picture("<img src='cid:1@moor.example'>"));
+        assert!(has_lost_picture("x<img src='data:image/png;base64,AA' alt=' '>"));
+        assert!(!has_lost_picture("<img src='cid:1@moor.example' alt='Watt'>"));
+        assert!(!has_lost_picture("<img src='https://moor.example/w.png'>x"));
+    }
+
+    #[test]
+    fn html_says_itself_which_charset_it_has() {
+        for (source, expected) in [
+            ("<html><head><meta charset=koi8-r>", Some("koi8-r")),
+            ("<META content=\"text/html; CHARSET='windows-1251'\" http-equiv=Content-Type>", Some("windows-1251")),
+            ("<meta name=x content=y><meta charset='gbk' />", Some("gbk")),
+            ("<meta charset=utf-16le>", Some("utf-8")),
+            ("<metal charset=gbk>", None),
+            ("<meta charset=gbk", None),
+            ("<p>charset=gbk", None),
+            ("", None),
+        ] {
+            assert_eq!(declared_charset(source.as_bytes()).as_deref(), expected, "{source}");
+        }
+        assert_eq!(declared_charset(&[&b"x"[..]; 2000].concat()), None);
+        assert_eq!(declared_charset(b"\xE9<meta charset=\xE9gbk>").as_deref(), Some("?gbk"));
     }
 
     #[test]

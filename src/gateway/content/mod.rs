@@ -17,6 +17,7 @@ mod first;
 mod html;
 mod mime;
 pub mod outward;
+mod reference;
 mod rtf;
 mod typing;
 mod xhtml;
@@ -220,8 +221,11 @@ fn read_part(body: &Body<'_>, depth: usize, out: &mut Text) -> Result<Content, R
         Charset::named(kind.parameter("charset").as_deref())?.decode(octets, &mut out.body)?;
     } else if kind.is("text/html") {
         let mut source = String::with_capacity(octets.len());
-        Charset::named(kind.parameter("charset").as_deref())?.decode(octets, &mut source)?;
-        html::read(&source, &mut out.body, &mut out.xhtml);
+        charset_of_html(&kind, octets)?.decode(octets, &mut source)?;
+        let has_lost_picture = html::read(&source, &mut out.body, &mut out.xhtml);
+        if has_lost_picture && out.body.is_empty() {
+            return Err(Refusal::Type);
+        }
     } else if is_rtf(&kind) {
         // It says itself which characters it has; a charset parameter is of no use.
         rtf::read(octets, &mut out.body, &mut out.xhtml)?;
@@ -248,6 +252,18 @@ fn read_part(body: &Body<'_>, depth: usize, out: &mut Text) -> Result<Content, R
         return Err(Refusal::Type);
     }
     Ok(Content::Message)
+}
+
+/// The charset of the parameter, else the one that the document names, unless it is UTF-8
+/// for all to see: many who convert HTML leave its tag as it was.
+fn charset_of_html(kind: &Value<'_>, octets: &[u8]) -> Result<Charset, Refusal> {
+    let parameter = kind.parameter("charset");
+    if parameter.is_some() || (!octets.is_ascii() && core::str::from_utf8(octets).is_ok()) {
+        return Charset::named(parameter.as_deref());
+    }
+    let charset = Charset::named(html::declared_charset(octets).as_deref());
+    // ASCII reads the same in whatever it may be.
+    if octets.is_ascii() { charset.or(Ok(Charset::UTF_8)) } else { charset }
 }
 
 fn is_rtf(kind: &Value<'_>) -> bool {
@@ -511,6 +527,28 @@ mod tests {
         assert_eq!(read(&[&unknown, &japanese]), both("波", "<strong>波</strong>"));
         assert_eq!(read(&[&russian, &broken]), both("Мост", ""));
         assert_eq!(read(&[&unknown, &broken]), Err(Refusal::Charset));
+    }
+
+    #[test]
+    fn html_without_a_charset_may_say_itself_which_it_has() {
+        let meta = |charset: &str, octets: &[u8]| {
+            text("text/html", &[b"<meta charset=", charset.as_bytes(), b"><p>", octets].concat())
+        };
+        assert_eq!(meta("windows-1251", b"\xCC\xEE\xF1\xF2").as_deref(), Ok("Мост"));
+        assert_eq!(meta("iso-2022-jp", b"\x1B$BGH\x1B(B").as_deref(), Ok("波"));
+        // What is good UTF-8 is nothing else: many change the octets and leave the tag.
+        assert_eq!(meta("windows-1251", "Мост".as_bytes()).as_deref(), Ok("Мост"));
+        assert_eq!(meta("klingon", b"nuqneH").as_deref(), Ok("nuqneH"));
+        assert_eq!(meta("klingon", b"\xCC\xEE\xF1\xF2"), Err(Refusal::Charset));
+        let both = text("text/html;charset=koi8-r", b"<meta charset=windows-1251>\xED\xCF\xD3\xD4");
+        assert_eq!(both.as_deref(), Ok("Мост"));
+    }
+
+    #[test]
+    fn a_picture_alone_is_refused() {
+        assert_eq!(text("text/html", b"<p><img src='data:image/png;base64,AA=='></p>"), Err(Refusal::Type));
+        assert_eq!(text("text/html", b"<p>Watt<img src='data:image/png;base64,AA=='></p>").as_deref(), Ok("Watt"));
+        assert_eq!(text("text/html", b"<p><br></p>").as_deref(), Ok(""));
     }
 
     #[test]
