@@ -502,7 +502,7 @@ pub(super) fn safe_link(href: &str) -> Option<String> {
     is_safe_link(&address).then_some(address)
 }
 
-pub(super) fn is_safe_link(address: &str) -> bool {
+fn is_safe_link(address: &str) -> bool {
     has_scheme(address, &LINK_SCHEMES)
 }
 

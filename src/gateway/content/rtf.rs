@@ -22,7 +22,8 @@ const INSTRUCTION_OCTETS_MAX: usize = 4096;
 
 /// Appends the text of `octets` to `body` and its markup to `xhtml`, which is cleared
 /// first and left empty if there is none. `Malformed` if this is no RTF or nests too deep;
-/// `Type` if it is nothing but a picture or an object.
+/// `Type` if it is nothing but a picture or an object; `Charset` if most of it is in code
+/// pages that we do not have.
 pub(super) fn read(octets: &[u8], body: &mut String, xhtml: &mut String) -> Result<(), Refusal> {
     xhtml.clear();
     let octets = octets.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(octets).trim_ascii_start();
@@ -43,12 +44,19 @@ pub(super) fn read(octets: &[u8], body: &mut String, xhtml: &mut String) -> Resu
         instruction: String::new(),
         link: None,
         has_picture: false,
+        shown: 0,
+        unknown: 0,
         sink: Sink::new(body, xhtml),
     };
     let outcome = reader.read();
-    let has_picture = reader.has_picture;
+    let (has_picture, is_understood) = (reader.has_picture, reader.unknown * 2 <= reader.shown);
     let has_text = reader.sink.finish();
-    outcome.and(if has_picture && !has_text { Err(Refusal::Type) } else { Ok(()) })
+    outcome?;
+    match (is_understood, has_text) {
+        (false, _) => Err(Refusal::Charset),
+        (true, false) if has_picture => Err(Refusal::Type),
+        _ => Ok(()),
+    }
 }
 
 /// Where the characters of a group go.
@@ -145,6 +153,10 @@ struct Reader<'a, 'o> {
     link: Option<usize>,
     /// Was a picture or an object left out?
     has_picture: bool,
+    /// Characters of the text.
+    shown: usize,
+    /// Those of them that nobody knows.
+    unknown: usize,
     sink: Sink<'o>,
 }
 
@@ -399,9 +411,11 @@ impl<'a> Reader<'a, '_> {
             _ if page == SYMBOL => self.show(symbol_character(octet)),
             Some(charset) => {
                 let text = charset.decode_octet(octet, &mut self.begun);
-                text.chars().for_each(|c| self.show(c));
+                for c in text.chars() {
+                    if c == char::REPLACEMENT_CHARACTER { self.show_unknown() } else { self.show(c) }
+                }
             }
-            None => self.show(char::REPLACEMENT_CHARACTER),
+            None => self.show_unknown(),
         }
     }
 
@@ -443,16 +457,26 @@ impl<'a> Reader<'a, '_> {
 
     fn end_octets(&mut self) {
         if self.begun.take().is_some() {
-            self.show(char::REPLACEMENT_CHARACTER);
+            self.show_unknown();
         }
+    }
+
+    /// Octets that are no character of their code page.
+    fn show_unknown(&mut self) {
+        let before = self.shown;
+        self.show(char::REPLACEMENT_CHARACTER);
+        self.unknown += self.shown - before;
     }
 
     fn show(&mut self, c: char) {
         match self.group.destination {
+            // Line ends, too, if somebody writes them as characters.
+            Destination::Text if matches!(c, '\r' | '\n' | '\u{B}' | '\u{2028}' | '\u{2029}') => self.line_break(),
             Destination::Text if !self.group.look.hidden => {
                 let mut look = self.group.look;
                 // Links are underlined by whoever shows them.
                 look.underline &= self.link.is_none();
+                self.shown += 1;
                 self.sink.push(c, look);
             }
             Destination::Instruction if self.instruction.len() < INSTRUCTION_OCTETS_MAX => self.instruction.push(c),
@@ -471,8 +495,7 @@ impl<'a> Reader<'a, '_> {
         let instruction = core::mem::take(&mut self.instruction);
         if self.link.is_none()
             && instruction.len() < INSTRUCTION_OCTETS_MAX
-            && let Some(target) = target(&instruction)
-            && html::is_safe_link(target)
+            && let Some(target) = target(&instruction).and_then(|target| html::safe_link(&target))
         {
             self.link = Some(self.groups.len());
             self.sink.begin_link(target);
@@ -480,18 +503,20 @@ impl<'a> Reader<'a, '_> {
     }
 }
 
-/// Where a field leads that says `HYPERLINK "address"`, also without the quotes.
-fn target(instruction: &str) -> Option<&str> {
+/// Where a field leads that says `HYPERLINK "address"`, also without the quotes; `\l "place"`
+/// is a place in it.
+fn target(instruction: &str) -> Option<String> {
     let instruction = instruction.trim_start();
     let name = instruction.get(.."HYPERLINK".len())?;
     if !name.eq_ignore_ascii_case("HYPERLINK") {
         return None;
     }
     let rest = instruction.get(name.len()..)?.trim_start();
-    match rest.strip_prefix('"') {
-        Some(quoted) => quoted.split('"').next(),
-        None => rest.split_whitespace().next(),
-    }
+    let Some(quoted) = rest.strip_prefix('"') else { return rest.split_whitespace().next().map(str::to_owned) };
+    let (address, switches) = quoted.split_once('"').unwrap_or((quoted, ""));
+    let place =
+        switches.split_once("\\l").and_then(|(_, place)| place.trim_start().strip_prefix('"')?.split('"').next());
+    Some(place.map_or_else(|| address.to_owned(), |place| format!("{address}#{place}")))
 }
 
 /// Words whose groups hold no text of the message, though no `\*` says so.
@@ -691,11 +716,11 @@ impl<'o> Sink<'o> {
         kept
     }
 
-    fn begin_link(&mut self, target: &str) {
+    fn begin_link(&mut self, target: String) {
         self.change(Look::default());
         self.has_markup = true;
-        self.element(format_args!("<a href='{}'>", XmlEscaped(target.trim())));
-        self.link = Some(Link { target: target.trim().into(), start: self.body.len() });
+        self.element(format_args!("<a href='{}'>", XmlEscaped(&target)));
+        self.link = Some(Link { target, start: self.body.len() });
     }
 
     /// Ends the link. Where its text does not say where it leads, the plain text does so.
@@ -811,7 +836,7 @@ mod tests {
             (b"{\\rtf1\\mac \\'8e}", "é"),
             (b"{\\rtf1\\pc \\'81}", "ü"),
             (b"{\\rtf1\\ansicpg932 \\'93\\'fa\\'b1x}", "日\u{FF71}x"),
-            (b"{\\rtf1\\ansicpg932 \\'83A\\'83\\par \\'83}", "ア\u{FFFD}\n\u{FFFD}"),
+            (b"{\\rtf1\\ansicpg932 \\'83A\\'83\\par \\'83xy}", "ア\u{FFFD}\nベy"),
             (b"{\\rtf1\\ansicpg932 \\'83\\'5c\\'83\\'7b\\'83\\\\}", "ソボ\u{FFFD}\\"),
             (
                 b"{\\rtf1{\\fonttbl{\\f0\\fcharset0 A;}{\\f1\\fcharset128 B;}{\\f2\\fcharset134 C;}{\\f3\\fcharset136 D;}\
@@ -821,7 +846,6 @@ mod tests {
             (b"{\\rtf1\\ansicpg949 \\'c6\r\n\\'c4!}", "파!"),
             (b"{\\rtf1\\ansicpg950 \\b\\'aai\\b0  !}", "波 !"),
             (b"{\\rtf1\\ansicpg54936 \\'94\\'39\\'da\\'33}", "💩"),
-            (b"{\\rtf1\\ansicpg1361 \\'d0\\'a1a}", "\u{FFFD}\u{FFFD}a"),
             (b"{\\rtf1\\ansicpg936 \\'c4 a}", "\u{FFFD} a"),
             (b"{\\rtf1\\ansicpg65001 \\'c3\\'bc\\'e2\\'82\\'ac\\'f0\\'9f\\'98\\'80\\'c3a}", "ü€😀\u{FFFD}a"),
             (b"{\\rtf1\\ansicpg4711 \\'e9a}", "\u{FFFD}a"),
@@ -829,6 +853,8 @@ mod tests {
             ("{\\rtf1 Grüße \u{20AC} 😀}".as_bytes(), "Grüße € 😀"),
             (b"{\\rtf1 \\'e\\'zz\\'}", "ezz"),
             (b"{\\rtf1 \\'+f\\'0f}", "+f\u{FFFD}"),
+            (b"{\\rtf1 a\\'0db\\'0ac\\'0bd\\'09e}", "a\nb\nc\nd\te"),
+            (b"{\\rtf1\\uc0 a\\u8232 b\\u8233 c\\u10 d}", "a\nb\nc\nd"),
             // Characters by number.
             (b"{\\rtf1\\u8364?5 \\u252\\'fc\\u-3 ?}", "€5 ü\u{FFFD}"),
             (b"{\\rtf1\\u-10179?\\u-8704?!}", "😀!"),
@@ -879,6 +905,43 @@ mod tests {
     }
 
     #[test]
+    fn what_other_editors_write_is_read() {
+        let textedit = b"{\\rtf1\\ansi\\ansicpg1252\\cocoartf2709\n\\cocoatextscaling0\\cocoaplatform0{\\fonttbl\\f0\\fswiss\\fcharset0 \
+            Helvetica;\\f1\\fnil\\fcharset0 AppleColorEmoji;}\n{\\colortbl;\\red255\\green255\\blue255;}\n{\\*\\expandedcolortbl;;}\n\
+            \\paperw11900\\paperh16840\\margl1440\n\\pard\\tx566\\pardirnatural\\partightenfactor0\n\n\\f0\\fs24 \\cf0 Nebel \\'fcber dem \
+            Priel \n\\f1 \\uc0\\u55356 \\u57099 \n\\f0 \\\nbis \\uc0\\u8232 {\\field{\\*\\fldinst{HYPERLINK \"https://priel.example/\"}}\
+            {\\fldrslt \\cf2 \\ul \\ulc2 neun}}}";
+        assert_eq!(text(textedit), "Nebel über dem Priel 🌋\nbis \nneun <https://priel.example/>");
+        let libreoffice = b"{\\rtf1\\ansi\\deff4\\adeflang1025\n{\\fonttbl{\\f0\\froman\\fprq2\\fcharset0 Times New Roman;}{\\f4\\froman\
+            \\fprq2\\fcharset0 Liberation Serif{\\*\\falt Times New Roman};}{\\f5\\fnil\\fprq2\\fcharset0 Noto Sans CJK SC;}}\n{\\colortbl;\
+            \\red0\\green0\\blue0;}\n{\\stylesheet{\\s0\\snext0\\kerning1\\dbch\\af8\\langfe2052\\hich\\af4\\loch\\f4\\fs24\\lang1031 \
+            Standard;}}{\\*\\listtable{\\list\\listtemplateid1{\\listlevel\\levelnfc23{\\leveltext \\'01\\u8226 ?;}{\\levelnumbers;}\\fi-360}\
+            \\listid1}}{\\listoverridetable{\\listoverride\\listid1\\listoverridecount0\\ls1}}{\\*\\generator LibreOffice/7.4}{\\info{\\creatim\
+            \\yr2031\\mo5}}{\\*\\userprops}\\deftab709\\formshade{\\*\\pgdsctbl\n{\\pgdsc0\\pgdscuse451\\pgdscnxt0 Standard;}}\n{\\*\\ftnsep\
+            \\chftnsep}\\pgndec\\pard\\plain \\s0{\\listtext\\pard\\plain \\u8226\\'3f\\tab}\\ls1 {\\loch\\f4\neins}\n\\par \\pard\\plain \
+            {\\hich\\af5\\dbch\\af5\\uc2\\loch\\f5 \\u27874\\'b2\\'a8\\uc1}\n\\par }";
+        assert_eq!(text(libreoffice), "•\teins\n波");
+        let wordpad = b"{\\rtf1\\ansi\\ansicpg932\\deff0\\nouicompat\\deflang1041{\\fonttbl{\\f0\\fnil\\fcharset128 MS Gothic;}{\\f1\\fnil\
+            \\fcharset2 Symbol;}}\r\n{\\*\\generator Riched20 10.0.19041}\\viewkind4\\uc1 \r\n\\pard{\\pntext\\f1\\'B7\\tab}{\\*\\pn\\pnlvlblt\
+            \\pnf1\\pnindent0{\\pntxtb\\'B7}}\\fi-200\\li200\\f0\\fs22\\lang17 \\'94\\'67\\'82\\'aa\\'8d\\'82\\'82\\'a2\\par\r\n{\\pntext\\f1\
+            \\'B7\\tab}OK\\par\r\n}\r\n\0";
+        assert_eq!(text(wordpad), "•\t波が高い\n•\tOK");
+        let table = b"{\\rtf1\\trowd\\cellx900\\cellx1800\\intbl Ebbe\\cell 9:10\\cell\\row\\trowd\\intbl\\itap2 Flut{\\nestcell}\
+            {\\*\\nesttableprops\\trowd\\nestrow}{\\nonesttables\\par}\\itap1\\cell\\row}";
+        assert_eq!(text(table), "Ebbe\t9:10\t\nFlut\t\n\t");
+        let arabic = b"{\\rtf1\\ansicpg1256{\\fonttbl{\\f0\\fcharset178 A;}}\\rtlpar\\rtlmark\\'c7\\'ed\\ltrmark !}";
+        assert_eq!(text(arabic), "\u{200F}\u{627}\u{64A}\u{200E}!");
+    }
+
+    #[test]
+    fn text_that_is_mostly_not_understood_is_refused() {
+        assert_eq!(both(b"{\\rtf1\\ansicpg1361 \\'d0\\'a1\\'d0\\'a2a}"), Err(Refusal::Charset));
+        assert_eq!(text(b"{\\rtf1\\ansicpg1361 \\'d0\\'a1ab}"), "\u{FFFD}\u{FFFD}ab");
+        assert_eq!(both(b"{\\rtf1\\ansicpg949 \\'ff\\'ff\\'ff}"), Err(Refusal::Charset));
+        assert_eq!(text(b"{\\rtf1\\ansicpg1361{\\v\\'d0\\'a1}\\u65533?}"), "\u{FFFD}");
+    }
+
+    #[test]
     fn looks_become_markup() {
         assert_eq!(markup("{\\rtf1 no {\\f0\\fs20 markup}}"), "");
         assert_eq!(markup("{\\rtf1 a\\b b\\i c\\b0 d\\i0 e}"), "a<strong>b<em>c</em></strong><em>d</em>e");
@@ -915,6 +978,12 @@ mod tests {
                 " \\b imke\\b0 @siel.example",
                 "at imke@siel.example.",
                 "at <a href='mailto:imke@siel.example'><strong>imke</strong>@siel.example</a>.",
+            ),
+            (
+                "{HYPERLINK \"https://siel.example/a b\" \\\\l \"dritter\"}",
+                " a",
+                "at a <https://siel.example/a%20b#dritter>.",
+                "at <a href='https://siel.example/a%20b#dritter'>a</a>.",
             ),
             ("{HYPERLINK \"javascript:x\"}", " a", "at a.", ""),
             ("{HYPERLINK \\\\l \"place\"}", " a", "at a.", ""),
