@@ -39,6 +39,7 @@ pub(super) fn read(source: &str, body: &mut String, xhtml: &mut String) -> bool 
         link: None,
         elements: 0,
         is_broken: false,
+        apart: Apart::Not,
         has_lost_picture: false,
     };
     while reader.step() {}
@@ -139,8 +140,19 @@ struct Reader<'a, 'o> {
     link: Option<(String, usize)>,
     elements: usize,
     is_broken: bool,
+    /// What the markup has to put before the next text.
+    apart: Apart,
     /// Was a picture left out that has no text, either?
     has_lost_picture: bool,
+}
+
+/// How what follows is kept apart where no element of the profile does so.
+#[derive(Clone, Copy, Debug, Default)]
+enum Apart {
+    #[default]
+    Not,
+    Blank,
+    Line,
 }
 
 /// Attributes with their values as they stand in the source.
@@ -201,7 +213,10 @@ impl<'a> Reader<'a, '_> {
         self.rest = rest;
         let Some(meaning) = meaning(&name) else { return };
         match meaning {
-            Meaning::Inline(element, style) => self.begin(meaning, element, style, &attributes),
+            Meaning::Inline(element, style) => {
+                self.keep_apart();
+                self.begin(meaning, element, style, &attributes);
+            }
             Meaning::Link => {
                 if let Some(href) = attribute(&attributes, "href").and_then(|href| safe_link(&href)) {
                     self.begin_link(href);
@@ -212,13 +227,17 @@ impl<'a> Reader<'a, '_> {
                 self.plain.line_breaks += 1;
                 self.write_element(format_args!("<br/>"));
             }
-            Meaning::Line => self.plain.line(),
-            Meaning::Cell => self.plain.has_blank = true,
+            Meaning::Line => self.line(),
+            Meaning::Cell => self.cell(),
             Meaning::Paragraph(style) => {
                 self.end_paragraph();
                 self.plain.line();
                 self.begin(meaning, "p", style, &attributes);
-                self.set_preformatted(name == "pre");
+                if name == "pre" {
+                    self.set_preformatted();
+                    // The line it stands in is none of it.
+                    self.rest = rest.strip_prefix('\n').unwrap_or(rest);
+                }
             }
             Meaning::Block(element) => {
                 self.end_paragraph();
@@ -236,12 +255,42 @@ impl<'a> Reader<'a, '_> {
         self.rest = rest;
         let Some(meaning) = meaning(&name) else { return };
         match meaning {
-            Meaning::Paragraph(_) | Meaning::Block(_) | Meaning::Item | Meaning::Line => self.plain.line(),
-            Meaning::Cell => self.plain.has_blank = true,
+            Meaning::Paragraph(_) | Meaning::Block(_) | Meaning::Item => self.plain.line(),
+            Meaning::Line => self.line(),
+            Meaning::Cell => self.cell(),
             _ => {}
         }
         if let Some(at) = self.open.iter().rposition(|open| open.meaning == meaning) {
             self.end_to(at);
+        }
+    }
+
+    /// What follows begins a line, though no element says so.
+    fn line(&mut self) {
+        self.plain.line();
+        self.apart = Apart::Line;
+    }
+
+    /// What follows is apart from what is before it.
+    fn cell(&mut self) {
+        self.plain.has_blank = true;
+        if matches!(self.apart, Apart::Not) {
+            self.apart = Apart::Blank;
+        }
+    }
+
+    /// Keeps what is written now apart from what is before it, unless it is already.
+    fn keep_apart(&mut self) {
+        let apart = core::mem::take(&mut self.apart);
+        let before = self.xhtml.trim_end_matches(is_blank);
+        let tag = before.strip_suffix('>').and_then(|before| before.rsplit('<').next()).unwrap_or_default();
+        let name = tag.trim_start_matches('/').split(|c: char| !c.is_ascii_alphanumeric()).next();
+        let is_new_line =
+            before.is_empty() || name.is_some_and(|name| ["p", "ul", "ol", "li", "blockquote", "br"].contains(&name));
+        match apart {
+            Apart::Line if !is_new_line => self.write_element(format_args!("<br/>")),
+            Apart::Blank if !is_new_line && before.len() == self.xhtml.len() => self.write(format_args!(" ")),
+            _ => {}
         }
     }
 
@@ -267,15 +316,17 @@ impl<'a> Reader<'a, '_> {
                 push_declaration(property, &value, &mut styles);
             }
         }
-        if let Some(value) = attribute(attributes, "style") {
-            push_declarations(&value, &mut styles);
-        }
+        let own_style = attribute(attributes, "style").unwrap_or_default();
+        push_declarations(&own_style, &mut styles);
         if styles.is_empty() {
             self.write_element(format_args!("<{element}>"));
         } else {
             self.write_element(format_args!("<{element} style='{}'>", XmlEscaped(&styles)));
         }
         self.push_open(meaning, element);
+        if keeps_lines(&own_style) {
+            self.set_preformatted();
+        }
     }
 
     fn begin_link(&mut self, href: String) {
@@ -283,6 +334,7 @@ impl<'a> Reader<'a, '_> {
         if let Some(at) = self.open.iter().rposition(|open| open.meaning == Meaning::Link) {
             self.end_to(at);
         }
+        self.keep_apart();
         self.write_element(format_args!("<a href='{}'>", XmlEscaped(&href)));
         self.link = Some((href, self.plain.out.len()));
         self.push_open(Meaning::Link, "a");
@@ -329,6 +381,7 @@ impl<'a> Reader<'a, '_> {
                 let _ = write!(size, " {name}='{value}'");
             }
         }
+        self.keep_apart();
         self.plain.text(if alt.is_empty() { src } else { &alt }, false);
         self.write_element(format_args!("<img alt='{}' src='{}'{size}/>", XmlEscaped(&alt), XmlEscaped(src)));
     }
@@ -362,9 +415,9 @@ impl<'a> Reader<'a, '_> {
         }
     }
 
-    fn set_preformatted(&mut self, is_preformatted: bool) {
+    fn set_preformatted(&mut self) {
         if let Some(open) = self.open.last_mut() {
-            open.is_preformatted |= is_preformatted;
+            open.is_preformatted = true;
         }
     }
 
@@ -378,7 +431,30 @@ impl<'a> Reader<'a, '_> {
     fn decoded_text(&mut self, text: &str) {
         let is_preformatted = self.open.last().is_some_and(|open| open.is_preformatted);
         self.plain.text(text, is_preformatted);
-        self.write(format_args!("{}", XmlEscaped(text)));
+        if text.contains(|c| !is_blank(c)) {
+            self.keep_apart();
+        }
+        if is_preformatted {
+            self.write_preformatted(text);
+        } else {
+            self.write(format_args!("{}", XmlEscaped(text)));
+        }
+    }
+
+    /// Writes text whose line ends and blanks count, though the profile has no element for
+    /// it.
+    fn write_preformatted(&mut self, text: &str) {
+        for (place, line) in text.split('\n').enumerate() {
+            if place > 0 {
+                self.write_element(format_args!("<br/>"));
+            }
+            let mut is_behind_blank = self.xhtml.ends_with(['>', ' ']);
+            for c in line.chars() {
+                let c = if c == ' ' && is_behind_blank { '\u{A0}' } else { c };
+                is_behind_blank = matches!(c, ' ' | '\u{A0}');
+                self.write(format_args!("{}", XmlEscaped(c.encode_utf8(&mut [0; 4]))));
+            }
+        }
     }
 
     fn write_element(&mut self, markup: core::fmt::Arguments<'_>) {
@@ -547,6 +623,15 @@ const PROPERTIES: [&str; 10] = [
     "text-align",
     "text-decoration",
 ];
+
+/// Does this style keep line ends and blanks as they are?
+fn keeps_lines(style: &str) -> bool {
+    let mut declarations = style.split(';').filter_map(|declaration| declaration.split_once(':'));
+    declarations.any(|(name, value)| {
+        let start = value.trim_start().get(..3);
+        name.trim().eq_ignore_ascii_case("white-space") && start.is_some_and(|start| start.eq_ignore_ascii_case("pre"))
+    })
+}
 
 fn push_declarations(style: &str, out: &mut String) {
     for declaration in style.split(';') {
@@ -726,6 +811,33 @@ mod tests {
         let (body, xhtml) = both("<a href='https://fen.example/?a=1&copy=2&lt=3'>fen</a>");
         assert_eq!(body, "fen <https://fen.example/?a=1&copy=2&lt=3>");
         assert_eq!(xhtml, "<a href='https://fen.example/?a=1&amp;copy=2&amp;lt=3'>fen</a>");
+    }
+
+    #[test]
+    fn markup_keeps_apart_what_has_no_element_in_it() {
+        for (source, expected) in [
+            ("<table><tr><td>a<td>b<tr><td><b>c</b><td>d</table>e", "a b<br/><strong>c</strong> d<br/>e"),
+            ("a<hr>b<section>c</section>d", "a<br/>b<br/>c<br/>d"),
+            ("<p>a</p><table><tr><td>b</td></tr></table><p>c</p>", "<p>a</p>b<p>c</p>"),
+            ("<ul><li><form>a</form></ul><table>b", "<ul><li>a</li></ul>b"),
+            (
+                "<p><table><td><i>a</i><hr><a href='http://moor.example'>b</a></table>c",
+                "<p><em>a</em><br/><a href='http://moor.example'>b</a><br/>c</p>",
+            ),
+            ("<nav><br> <hr>a", "<br/> a"),
+            ("<table><tr><td>a<td><img src=http://moor.example alt=b>", "a <img alt='b' src='http://moor.example'/>"),
+        ] {
+            assert_eq!(both(source).1, expected, "{source}");
+        }
+    }
+
+    #[test]
+    fn preformatted_text_keeps_its_lines_and_blanks() {
+        let (body, xhtml) = both("x<pre>\na\n  b  c\n</pre>d");
+        assert_eq!(body, "x\na\n  b  c\nd");
+        assert_eq!(xhtml, "x<p style='font-family:monospace'>a<br/>\u{A0}\u{A0}b \u{A0}c<br/></p>d");
+        let (body, xhtml) = both("<div style='White-Space: pre-wrap'>a\n b</div> c\n d");
+        assert_eq!((&*body, &*xhtml), ("a\n b\nc d", "<p>a<br/>\u{A0}b</p> c\n d"));
     }
 
     #[test]

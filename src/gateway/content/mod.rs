@@ -303,15 +303,17 @@ fn is_optional(body: &Body<'_>) -> bool {
 
 /// Reads the last part that we know: later ones are richer (RFC 2046 section 5.1.4).
 /// But RTF is read only where there is nothing else that is rich, and a plain part gives
-/// the body wherever it stands: its author knows best how it reads.
+/// the body wherever it stands: its author knows best how it reads. A part that shows
+/// nothing is as good as none, as long as another one shows something.
 fn read_alternative(parts: &[&[u8]], depth: usize, out: &mut Text) -> Result<Content, Refusal> {
-    let mut refusal = Refusal::Type;
+    let mut refusal = None;
+    let mut blank = None;
     for rank in [Rank::Rich, Rank::Rtf, Rank::Plain] {
         for octets in parts.iter().rev() {
             let part = match mime::part(octets) {
                 Ok(part) => part,
                 Err(why) => {
-                    refusal = why;
+                    refusal = Some(why);
                     continue;
                 }
             };
@@ -324,16 +326,26 @@ fn read_alternative(parts: &[&[u8]], depth: usize, out: &mut Text) -> Result<Con
                     if rank == Rank::Rtf || !best.xhtml.is_empty() || is_html(&part) {
                         read_plain_sibling(parts, depth, &mut best);
                     }
+                    if content == Content::Message && best.body.trim().is_empty() {
+                        blank = Some(best);
+                        continue;
+                    }
                     out.merge(best);
                     return Ok(content);
                 }
                 // How deep it nests is a matter of the whole.
                 Err(Refusal::TooLarge) => return Err(Refusal::TooLarge),
-                Err(why) => refusal = why,
+                Err(why) => refusal = Some(why),
             }
         }
     }
-    Err(refusal)
+    match (refusal, blank) {
+        (None, Some(text)) => {
+            out.merge(text);
+            Ok(Content::Message)
+        }
+        (refusal, _) => Err(refusal.unwrap_or(Refusal::Type)),
+    }
 }
 
 /// In which order alternatives are tried.
@@ -506,6 +518,12 @@ mod tests {
         assert_eq!(read(&[&part("text/plain", ""), &html]), both("um vier ?", strong));
         assert_eq!(read(&[&part("text/plain", " \r\n"), &html]), both("um vier ?", strong));
         assert_eq!(read(&[&ink]), Err(Refusal::Type));
+        // What shows nothing does not hide what does, nor what cannot be read.
+        let nothing = part("text/html", "<br>");
+        assert_eq!(read(&[&rtf, &html, &nothing]), both("um vier ?", strong));
+        assert_eq!(read(&[&rtf, &nothing]), both("um vier ?", em));
+        assert_eq!(read(&[&part("text/plain", " "), &ink]), Err(Refusal::Type));
+        assert_eq!(read(&[&part("text/plain", " "), &nothing]), both(" ", ""));
     }
 
     #[test]

@@ -41,7 +41,9 @@ fn reference(text: &str) -> Option<(char, &str)> {
         code @ 0x80..=0x9F => {
             Charset::numbered(1252).and_then(|page| page.decode_octet(code as u8, &mut None).chars().next())
         }
-        code => char::from_u32(code).filter(|c| is_xml_char(*c) && *c != '\r'),
+        // A blank like any other, which a stanza would have to spell out.
+        0xD => Some(' '),
+        code => char::from_u32(code).filter(|c| is_xml_char(*c)),
     };
     Some((c.unwrap_or(char::REPLACEMENT_CHARACTER), rest.strip_prefix(';').unwrap_or(rest)))
 }
@@ -119,6 +121,7 @@ mod tests {
         for (text, expected) in [
             ("&nbsp;&yuml;&szlig;&times;", "\u{A0}ÿß×"),
             ("&OElig;&zeta;&Zeta;&euro;&diams;&lang;&apos;&rlm;", "ŒζΖ€♦\u{27E8}'\u{200F}"),
+            ("a&#13;&#10;b", "a \nb"),
             ("&Alpha &none; &; & &é", "&Alpha &none; &; & &é"),
         ] {
             assert_eq!(decoded(text), expected, "{text}");
