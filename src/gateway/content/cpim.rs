@@ -100,9 +100,9 @@ fn unescape(value: &str, out: &mut String) {
         let escaped = match chars.next() {
             Some('t' | 'n' | 'r') => ' ',
             Some('u') => {
-                let code = behind.get(1..5).and_then(|digits| u32::from_str_radix(digits, 16).ok());
-                chars = behind.get(5..).unwrap_or_default().chars();
-                code.and_then(char::from_u32).unwrap_or(char::REPLACEMENT_CHARACTER)
+                let (c, rest) = numbered(chars.as_str());
+                chars = rest.chars();
+                c
             }
             Some(c) => c,
             None => '\\',
@@ -111,6 +111,23 @@ fn unescape(value: &str, out: &mut String) {
         rest = chars.as_str();
     }
     push_line(rest, out);
+}
+
+/// The character behind a `\u`, and what is behind it. Beyond U+FFFF it has two.
+fn numbered(text: &str) -> (char, &str) {
+    let half = |text: &str| {
+        let digits = text.get(..4).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let Some((high, rest)) = half(text).zip(text.get(4..)) else { return (char::REPLACEMENT_CHARACTER, text) };
+    if let Some(c) = char::from_u32(high.into()) {
+        return (c, rest);
+    }
+    let pair = rest.strip_prefix("\\u").and_then(|low| Some(([high, half(low)?], low.get(4..)?)));
+    match pair.and_then(|(pair, rest)| Some((char::decode_utf16(pair).next()?.ok()?, rest))) {
+        Some(whole) => whole,
+        None => (char::REPLACEMENT_CHARACTER, rest),
+    }
 }
 
 fn push_line(text: &str, out: &mut String) {
@@ -164,7 +181,11 @@ mod tests {
     #[test]
     fn req_im_12_escapes_in_a_value_come_undone_on_one_line() {
         let (out, _) = opened("Subject: a\\tb\\u00fc\\\\c\\\"\\r\\nd\\u0000\\uZZ\\\n\n\n").expect("a message");
-        assert_eq!(out.subject, "a bü\\c\"  d \u{FFFD}");
+        assert_eq!(out.subject, "a bü\\c\"  d \u{FFFD}ZZ\\");
+        let subject = |text: &str| opened(&format!("Subject: {text}\n\n\n.")).expect("a message").0.subject;
+        assert_eq!(subject("\\ud83c\\udf0b!\\ud83c\\u00fc\\udf0b\\ud83c"), "🌋!\u{FFFD}ü\u{FFFD}\u{FFFD}");
+        assert_eq!(subject("\\u+12f\\ud83c\\uZZ\\ud83cx"), "\u{FFFD}+12f\u{FFFD}\u{FFFD}ZZ\u{FFFD}x");
+        assert_eq!(subject("a\\uübc \\u12"), "a\u{FFFD}übc \u{FFFD}12");
     }
 
     #[test]
