@@ -255,8 +255,7 @@ impl<'a> Reader<'a, '_> {
         self.rest = rest;
         let Some(meaning) = meaning(&name) else { return };
         match meaning {
-            Meaning::Paragraph(_) | Meaning::Block(_) | Meaning::Item => self.plain.line(),
-            Meaning::Line => self.line(),
+            Meaning::Paragraph(_) | Meaning::Block(_) | Meaning::Item | Meaning::Line => self.line(),
             Meaning::Cell => self.cell(),
             _ => {}
         }
@@ -356,7 +355,7 @@ impl<'a> Reader<'a, '_> {
     }
 
     fn begin_item(&mut self, attributes: &Attributes<'_>) {
-        self.plain.line();
+        self.line();
         let list = self.open.iter().rposition(|open| matches!(open.meaning, Meaning::Block("ul" | "ol")));
         let Some(list) = list else { return };
         let inside = self.open.iter().skip(list);
@@ -824,6 +823,7 @@ mod tests {
                 "<p><table><td><i>a</i><hr><a href='http://moor.example'>b</a></table>c",
                 "<p><em>a</em><br/><a href='http://moor.example'>b</a><br/>c</p>",
             ),
+            ("<p>a<ul><li>b</ul>c</p>d<li>e", "<p>a</p><ul><li>b</li></ul>c<br/>d<br/>e"),
             ("<nav><br> <hr>a", "<br/> a"),
             ("<table><tr><td>a<td><img src=http://moor.example alt=b>", "a <img alt='b' src='http://moor.example'/>"),
         ] {
