@@ -348,6 +348,11 @@ impl Partner {
         }
     }
 
+    /// Do its streams come about in the same way, so that those of the other stay?
+    pub fn negotiates_like(&self, other: &Self) -> bool {
+        (self.tls, self.sasl, self.dialback, &self.proxy) == (other.tls, other.sasl, other.dialback, &other.proxy)
+    }
+
     /// May a stream with this partner be authenticated by SASL EXTERNAL? If TLS and
     /// SASL are not `not-supported`.
     pub fn may_sasl(&self) -> bool {

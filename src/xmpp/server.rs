@@ -239,6 +239,15 @@ impl Server {
         let mut policy = Policy::new(settings, keys.unwrap_or_else(|| self.policy.keys.clone()));
         policy.serve_as(&self.policy);
         let old = core::mem::replace(&mut self.policy, policy);
+        // Nothing is opened any more to say what waits for who may not hear it.
+        let is_left = |policy: &Policy, route: &Route| {
+            !route.is_component() && (!policy.may_open(&route.theirs) || !policy.is_ours(&route.ours))
+        };
+        let left = self.routes.iter().filter(|(_, route)| is_left(&self.policy, route) && !is_left(&old, route));
+        let left: Vec<Key> = left.map(|(key, _)| key).collect();
+        for key in left {
+            self.give_up(cx, key, Undelivered::Refused);
+        }
         let keys: Vec<Key> = self.streams.iter().map(|(key, _)| key).collect();
         for key in keys {
             let Some(stream) = self.streams.get_mut(key) else { continue };
@@ -254,7 +263,7 @@ impl Server {
                 self.on_step(cx, key, step);
                 continue;
             }
-            let is_same = self.policy.rules_for(theirs) == old.rules_for(theirs)
+            let is_same = self.policy.rules_for(theirs).negotiates_like(old.rules_for(theirs))
                 && self.policy.partner_of(theirs).is_some() == old.partner_of(theirs).is_some();
             if !is_served {
                 let fault = StreamFault::new(StreamCondition::HostGone, "domain no longer served here");
