@@ -59,7 +59,7 @@ fn domains(config: &Config, refused: &mut Refused<'_>) {
             refused.lines.line_of_value(&other.0, &other.1),
             format!("domain {domain} stands at '{}' and at '{}'", one.0, other.0),
             "each domain once: on SIP, with one partner, or blocked",
-            "delete partner xmpp.example",
+            format!("delete {} {}", other.0, other.1).trim_end(),
         );
     }
 }
@@ -325,7 +325,10 @@ fn provider_warnings(config: &Config, lines: &Lines, warn: &mut dyn FnMut(usize,
             domains || (other.routing_domain.is_some() && other.routing_domain == provider.routing_domain)
         };
         if let Some(other) = enabled[..at].iter().find(is_shared) {
-            warn(line, format!("{path}: provider {} is enabled too and has the same domains: it counts", other.name));
+            warn(
+                line,
+                format!("{path}: provider {} is enabled too and has the same domains: it comes first", other.name),
+            );
         }
     }
 }

@@ -43,7 +43,13 @@ impl Gateway {
     pub(super) fn test_user(&mut self, cx: &mut Cx<'_>, from: &str, to: &str) -> Result<Option<Key>, String> {
         let (from, to) = (user(from)?, user(to)?);
         let on_sip = |jid: &Jid| self.routes.sip_domain(&self.settings, jid.domain()).is_some();
-        match (on_sip(&from), on_sip(&to)) {
+        // While discovery is open a domain that nobody configured may be on either side.
+        let is_set = |jid: &Jid| self.routes.is_configured(jid.domain());
+        let sides = match (on_sip(&from), on_sip(&to)) {
+            (true, true) if is_set(&from) != is_set(&to) => (is_set(&from), is_set(&to)),
+            sides => sides,
+        };
+        match sides {
             (true, false) => Ok(self.test_to_xmpp(cx, &from, &to)),
             (false, true) => Ok(self.test_to_sip(cx, &from, &to)),
             (true, true) => Err(format!(
