@@ -146,6 +146,12 @@ pub const REFUSALS_REMEMBERED_MAX: usize = 4096;
 pub const SUSPICIONS_MAX: usize = 1024;
 /// Deadlines of presence that are served in one turn of the loop.
 pub const PRESENCE_TURN_MAX: usize = 64;
+/// Contacts, or sessions, that are looked at in one turn of the loop when rights changed.
+pub const SWEEP_TURN_MAX: u32 = 512;
+/// Those among them of which something is ended, or begun again.
+pub const SWEEP_CHANGES_MAX: usize = 64;
+/// SIP domains remembered that are served no more, for the end of what ran there.
+pub const DEPARTED_DOMAINS_MAX: usize = 64;
 
 /// Sessions of instant messages at one time.
 pub const SESSIONS_MAX: usize = 2048;

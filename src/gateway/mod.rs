@@ -25,6 +25,7 @@ pub mod report;
 pub mod route;
 pub mod service;
 mod session;
+mod sweep;
 pub mod uas;
 
 use crate::base::counters::Counter;
@@ -73,6 +74,8 @@ pub struct Gateway {
     tests: probe::Table,
     /// When the SIP domains were last heard of.
     heard: probe::Heard,
+    /// The walk along all that runs, when rights changed.
+    sweep: sweep::Sweep,
     /// The program ends: nothing new is taken.
     ending: bool,
 }
@@ -109,24 +112,23 @@ impl Gateway {
             calls: relay::Table::default(),
             tests: probe::Table::default(),
             heard: probe::Heard::default(),
+            sweep: sweep::Sweep::default(),
             ending: false,
             settings,
         }
     }
 
-    /// Takes new settings: what they do not touch goes on undisturbed.
+    /// Takes new settings: what they do not touch goes on undisturbed. They hold at once for
+    /// whatever begins; what runs is looked at again turn by turn (`sweep.rs`).
     pub fn configure(&mut self, cx: &mut Cx<'_>, settings: Settings) {
-        self.presence_before(cx, &settings);
-        self.settings = settings;
-        self.routes = route::Routes::new(&self.settings);
+        let old = core::mem::replace(&mut self.settings, settings);
+        self.routes.configure(&old, &self.settings);
         self.rights.configure(&self.settings);
         self.discovered.configure(|domain| self.routes.is_configured(domain));
         self.heard.retain(|domain| self.routes.sip_domain(&self.settings, domain).is_some());
         self.sip.configure(cx, &self.settings);
-        self.xmpp.configure(cx, &self.settings);
         self.dns.configure(cx, &self.settings);
-        self.presence_configured(cx);
-        self.sessions_configured(cx);
+        self.settings_changed(cx, &old);
         self.settle(cx);
     }
 
@@ -135,16 +137,28 @@ impl Gateway {
     pub fn restore(&mut self, cx: &mut Cx<'_>, records: &mut dyn Iterator<Item = &[u8]>) {
         self.presence.note_time(cx.now, cx.wall);
         for record in records {
-            self.restore_record(cx, record);
+            if !self.rights.licences.restore(cx.now, cx.wall, record) {
+                self.restore_record(cx, record);
+            }
         }
+        self.rights.licences.allot(&self.settings);
         self.restored(cx);
+        self.review_rights(cx);
     }
 
     /// What has to be stored to have all that is known, a slice at a time: `record` gets
     /// the records of the slice that begins at `from`, 0 at first; the answer says where
     /// the next one begins, `None` after the last. What changes meanwhile is stored anew.
     pub fn snapshot(&self, from: u32, record: &mut dyn FnMut(&[u8])) -> Option<u32> {
-        self.snapshot_records(from, record)
+        const LICENCES: u32 = u32::MAX - 0xFF;
+        match u8::try_from(from.wrapping_sub(LICENCES)) {
+            Err(_) => self.snapshot_records(from, record).or(Some(LICENCES)),
+            Ok(octet) => {
+                let (now, wall) = self.presence.time();
+                let has_more = self.rights.licences.snapshot(octet, now, wall, record) && octet < u8::MAX;
+                has_more.then(|| from + 1)
+            }
+        }
     }
 
     /// The settings it obeys.
@@ -220,6 +234,7 @@ impl Gateway {
                 self.presence_timeout(cx);
                 self.session_timeout(cx);
                 self.provider_alarms(cx);
+                self.sweep_timeout(cx);
                 self.relays_timeout(cx);
                 self.tests_timeout(cx);
                 0
@@ -251,6 +266,7 @@ impl Gateway {
             self.presence.deadline(),
             self.sessions.deadline(),
             self.rights.deadline(),
+            self.sweep.deadline(),
             self.calls.deadline(),
             self.tests.deadline(),
         ]
@@ -380,7 +396,7 @@ impl Gateway {
                 }
             }
             Event::Handled { number } => self.test_handled(cx, number),
-            Event::Lost { ours, theirs } => self.on_partner_lost(cx, &ours, &theirs),
+            Event::Lost { ours, theirs } => self.on_partner_lost(cx, ours, theirs),
             Event::Locate { place, domain, proxy } => {
                 let service = match &proxy {
                     Some((host, port)) => {
@@ -438,6 +454,7 @@ impl Gateway {
             return;
         }
         cx.info("gateway.ending", format_args!("messages={}", self.pending.len()));
+        self.sweep = sweep::Sweep::default();
         self.give_up_all(cx);
         self.sessions_shutdown(cx);
         self.relays_shutdown(cx);

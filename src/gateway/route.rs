@@ -7,8 +7,10 @@ use crate::base::certificate::PeerCertificate;
 use crate::base::net::Transport;
 use crate::base::text::hex_value;
 use crate::base::time::Instant;
-use crate::limits::{LOOP_ENTRIES_MAX, LOOP_PAIRS_MAX};
-use crate::settings::{DISCOVERED, Dialect, NextHopTransport, Partner, PartnerKind, Peer, Settings, SipDomain};
+use crate::limits::{DEPARTED_DOMAINS_MAX, LOOP_ENTRIES_MAX, LOOP_PAIRS_MAX};
+use crate::settings::{
+    DISCOVERED, Dialect, NextHop, NextHopTransport, Partner, PartnerKind, Peer, Settings, SipDomain,
+};
 use crate::sip::diagnostics::cause;
 use core::hash::{Hash, Hasher};
 use core::net::IpAddr;
@@ -26,6 +28,9 @@ pub struct Routes {
     /// Domains that may not talk, whatever else is set.
     blocked: Vec<Box<str>>,
     discovery_open: bool,
+    /// SIP domains that were served before, as they were: what still runs there is ended by
+    /// the way it came.
+    departed: Vec<SipDomain>,
 }
 
 /// An XMPP domain that may talk.
@@ -119,7 +124,31 @@ impl Routes {
         sip.sort_unstable();
         xmpp.sort_unstable();
         blocked.sort_unstable();
-        Self { sip, xmpp, blocked, discovery_open: settings.discovery_open }
+        Self { sip, xmpp, blocked, discovery_open: settings.discovery_open, departed: Vec::new() }
+    }
+
+    /// Goes from one state of the settings to the next.
+    pub fn configure(&mut self, old: &Settings, new: &Settings) {
+        let mut departed = core::mem::take(&mut self.departed);
+        *self = Self::new(new);
+        departed.retain(|domain| place_of(&self.sip, &domain.domain).is_none());
+        for domain in &old.sip_domains {
+            if place_of(&self.sip, &domain.domain).is_none() {
+                departed.insert(0, domain.clone());
+            }
+        }
+        departed.truncate(DEPARTED_DOMAINS_MAX);
+        self.departed = departed;
+    }
+
+    /// Where requests to a SIP domain go, one that was served until now among them; `None`: to
+    /// where the DNS says.
+    pub fn next_hop<'s>(&'s self, settings: &'s Settings, domain: &str) -> Option<&'s NextHop> {
+        let served = match place_of(&self.sip, domain) {
+            Some(place) => settings.sip_domains.get(place),
+            None => self.departed.iter().find(|departed| departed.domain == domain),
+        };
+        served?.next_hop.as_ref()
     }
 
     /// The served SIP domain of that name: a configured one, or any that may be one while

@@ -49,6 +49,8 @@ pub enum What {
     Assert(Vec<(String, String, String)>),
     /// The process is killed and started again.
     Restart,
+    /// It gets other settings while it runs.
+    Configure,
     /// A TCP connection for MSRP is opened or closed.
     MsrpLink,
     /// For the reader.
@@ -229,6 +231,7 @@ fn parse_head(head: &str) -> Result<(What, BTreeMap<String, String>), String> {
         "note" => return Ok((What::Note, none)),
         "assert" => return Ok((What::Assert(Vec::new()), none)),
         "admin" if rest == ["restart", "kill"] => return Ok((What::Restart, none)),
+        "admin" if rest == ["configure"] => return Ok((What::Configure, none)),
         "none" => {
             let (time, lanes) = rest.split_last().ok_or("none without lanes and time")?;
             let lanes: Option<Vec<Lane>> = lanes.iter().map(|lane| Lane::parse(lane)).collect();

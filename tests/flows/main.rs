@@ -15,6 +15,7 @@ mod neighbours;
 mod net;
 #[path = "../sim/peers.rs"]
 mod peers;
+mod rights;
 mod run;
 #[path = "../sim/world.rs"]
 mod world;

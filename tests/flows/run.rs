@@ -27,9 +27,10 @@ pub fn log(flow: &Flow, flows: &BTreeMap<String, Flow>) -> Result<VecDeque<Strin
     let config: Vec<&(String, String)> = chain.iter().flat_map(|flow| &flow.config).collect();
     let strangers =
         chain.iter().flat_map(|flow| &flow.sections).filter_map(|section| section.attribute("authenticated-domain"));
-    let (names, settings, transport) = world_of(&config, strangers.map(Into::into).collect())?;
+    let (names, world, settings, transport) = world_of(&config, strangers.map(Into::into).collect())?;
     let mut play = Play {
         neighbours: Neighbours::new(names, settings.clone(), 1),
+        world,
         settings,
         transport,
         bindings: Bindings::new(),
@@ -45,7 +46,10 @@ pub fn log(flow: &Flow, flows: &BTreeMap<String, Flow>) -> Result<VecDeque<Strin
     Ok(play.neighbours.world.lines)
 }
 
-fn world_of(config: &[&(String, String)], strangers: Vec<String>) -> Result<(Names, Settings, Transport), String> {
+/// Who is who, the settings without the `set` lines and with them, and the way to the SIP peer.
+type World = (Names, Settings, Settings, Transport);
+
+fn world_of(config: &[&(String, String)], strangers: Vec<String>) -> Result<World, String> {
     let mut names = Names {
         gateway: "gw.edge.example".into(),
         xmpp: vec!["chat.example".into(), "raum.chat.example".into()],
@@ -110,12 +114,13 @@ fn world_of(config: &[&(String, String)], strangers: Vec<String>) -> Result<(Nam
             _ => {}
         }
     }
+    let world = settings.clone();
     let lines: Vec<&str> = config.iter().filter(|(key, _)| key == "set").map(|(_, value)| &**value).collect();
     if !lines.is_empty() {
         set(&mut settings, &lines)?;
     }
     let transport = names.transport.into();
-    Ok((names, settings, transport))
+    Ok((names, world, settings, transport))
 }
 
 /// Takes over what lines of the configuration language say, as far as the world leaves it
@@ -149,8 +154,27 @@ fn set(settings: &mut Settings, lines: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
+/// The settings of the world, without what its `set` lines said, changed by these lines: `set`
+/// ones, and `delete partner DOMAIN` or `delete sip domain DOMAIN`.
+fn changed(world: &Settings, text: &str) -> Result<Settings, String> {
+    let mut settings = world.clone();
+    let mut lines = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        match line.split_whitespace().collect::<Vec<_>>().as_slice() {
+            ["delete", "partner", gone] => settings.partners.retain(|partner| partner.domain != *gone),
+            ["delete", "sip", "domain", gone] => settings.sip_domains.retain(|served| served.domain != *gone),
+            _ => lines.push(line.strip_prefix("set ").ok_or_else(|| format!("neither set nor delete: {line}"))?),
+        }
+    }
+    set(&mut settings, &lines)?;
+    Ok(settings)
+}
+
 struct Play {
     neighbours: Neighbours,
+    /// Before any `set` line.
+    world: Settings,
+    /// As they are now.
     settings: Settings,
     /// Towards the SIP peer, unless a section says otherwise.
     transport: Transport,
@@ -225,6 +249,14 @@ impl Play {
                 }
             }
             What::Restart => self.neighbours.restart(self.settings.clone()),
+            What::Configure => {
+                self.settings = changed(&self.world, &section.text)?;
+                self.neighbours.advance(1);
+                self.neighbours.world.configure(self.settings.clone());
+                self.neighbours.settle();
+                // Streams of a domain that goes may end with an error.
+                self.neighbours.faults.retain(|fault| !fault.starts_with("the stream ended: "));
+            }
         }
         self.done[number] = true;
         if self.neighbours.faults.is_empty() { Ok(()) } else { Err("the gateway broke a protocol".into()) }

@@ -251,16 +251,16 @@ impl Gateway {
             return Err(Self::no_subscription(Counter::SubscribeRefusedIn));
         }
         if let Some((sip, xmpp)) = self.presence.names(key)
-            && let Err(denial) = self.could_talk(cx.wall, &sip, xmpp.domain(), What::Presence)
+            && let Err(denial) = self.may_talk(cx, &sip, xmpp.domain(), What::Presence)
         {
             return Err(denial.answer());
         }
         let expires = self.granted(message)?;
-        let (now, local_tag) = (cx.now, notifier.dialog.local_tag().to_owned());
-        let user = user_of(notifier.dialog.parts().local_uri).to_owned();
         let Some(notifier) = self.presence.notifiers.get_mut(dialog) else {
             return Err(Self::no_subscription(Counter::SubscribeRefusedIn));
         };
+        let (now, local_tag) = (cx.now, notifier.dialog.local_tag().to_owned());
+        let user = user_of(notifier.dialog.parts().local_uri).to_owned();
         if !notifier.dialog.admits(message.cseq().number) {
             return Err(refuse(500, "A Later Request Came Before"));
         }
@@ -455,22 +455,28 @@ impl Gateway {
         let grant = &mut contact.grant;
         (grant.state, grant.is_known, grant.is_added) = (Authorization::None, false, false);
         (grant.resources, grant.last_in) = (Vec::new(), Some(cx.now));
-        let dialogs = grant.dialogs.clone();
         for task in [Task::Ask, Task::Probe, Task::ProbeOver] {
             self.presence.cancel(key, task);
         }
+        let record = self.end_dialogs(cx, key, End { reason, retry_after_s, says_closed: false, is_sent: false });
+        self.suspend_watch(cx, key);
+        self.forget_if_empty(key);
+        record
+    }
+
+    /// Ends every dialog of the SIP user with the contact, and stores what is left of it.
+    pub(super) fn end_dialogs(&mut self, cx: &mut Cx<'_>, key: Key, end: End) -> Option<u64> {
+        let dialogs = self.presence.contacts.get(key)?.grant.dialogs.clone();
         // What ends is not kept, though its last NOTIFY may take a while to arrive.
         for dialog in dialogs.iter() {
             if let Some(notifier) = self.presence.notifiers.get_mut(*dialog).filter(|n| n.end.is_none()) {
-                notifier.end = Some(End { reason, retry_after_s, says_closed: false, is_sent: false });
+                notifier.end = Some(end);
             }
         }
         let record = self.store(cx, key);
         for dialog in dialogs {
             self.notify(cx, dialog);
         }
-        self.suspend_watch(cx, key);
-        self.forget_if_empty(key);
         record
     }
 

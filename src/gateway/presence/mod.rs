@@ -20,6 +20,7 @@ pub mod format;
 mod grant;
 mod notifier;
 mod record;
+mod rights;
 pub mod state;
 mod subscriber;
 pub(super) mod table;
@@ -28,7 +29,6 @@ mod watch;
 
 use super::Gateway;
 use super::owner::{NOTIFIER as OF_NOTIFIER, PRESENCE as OF_PRESENCE};
-use super::policy::What;
 use super::uas::Answer;
 use crate::base::counters::Counter;
 use crate::base::cx::{Cx, Ticket};
@@ -44,7 +44,7 @@ use crate::xmpp::jid::{Jid, domain_to_ascii};
 use crate::xmpp::server::{Handle, Undelivered};
 use crate::xmpp::stanza::{Condition, Head, Kind, Stanza, StanzaError};
 use core::time::Duration;
-use std::collections::BTreeSet;
+pub(super) use rights::NoRoom;
 pub(super) use subscriber::user_of;
 use table::{DialogKey, Due, Task, Waiting};
 
@@ -167,15 +167,6 @@ impl Gateway {
         Ok(self.grant_error(cx, stanza, &error))
     }
 
-    /// May users of this partner watch a SIP user? Those of a public-unverified one only
-    /// while they are among his contacts.
-    fn may_watch(&self, contact: Key) -> bool {
-        let Some((sip, xmpp)) = self.presence.names(contact) else { return false };
-        let is_added = self.presence.contacts.get(contact).is_some_and(|c| c.grant.is_added);
-        self.routes.xmpp_domain(&self.settings, xmpp.domain()).is_some_and(|domain| domain.may_write(is_added))
-            && self.could_talk(self.presence.clock.1, &sip, xmpp.domain(), What::Presence).is_ok()
-    }
-
     /// Does the XMPP user have the SIP user among his contacts?
     pub(super) fn has_as_contact(&self, xmpp: &Jid, sip: &Jid) -> bool {
         let contact = self.presence.find(sip.bare(), xmpp.bare());
@@ -232,13 +223,12 @@ impl Gateway {
     /// servers, in dialogs too; Route and Request-URI tell them where from there.
     pub(super) fn with_destination<T>(
         sip: &mut sip::endpoint::Endpoint,
-        settings: &crate::settings::Settings,
+        (settings, routes): (&crate::settings::Settings, &super::route::Routes),
         domain: &str,
         send: impl FnOnce(&mut sip::endpoint::Endpoint, &Destination<'_>) -> T,
     ) -> T {
         let ascii = domain_to_ascii(domain).unwrap_or_default();
-        let served = settings.sip_domains.iter().find(|served| served.domain == domain);
-        let destination = match served.and_then(|served| served.next_hop.as_ref()) {
+        let destination = match routes.next_hop(settings, domain) {
             Some(hop) => Destination::NextHop { hop, domain: &ascii },
             None => Destination::Domain { domain: &ascii },
         };
@@ -252,8 +242,7 @@ impl Gateway {
 
     /// How a SIP domain reaches us: as we reach it, if we listen there.
     pub(super) fn transport_for(&self, sip_domain: &str) -> Transport {
-        let served = self.routes.sip_domain(&self.settings, sip_domain);
-        if let Some(hop) = served.and_then(|served| served.next_hop.as_ref()) {
+        if let Some(hop) = self.routes.next_hop(&self.settings, sip_domain) {
             return hop.transport.into();
         }
         let listens = |kind| self.settings.listeners.iter().any(|listener| listener.kind == kind);
@@ -371,70 +360,6 @@ impl Gateway {
             match what {
                 Waiting::Handled(handle) => self.xmpp.handled(cx, handle),
                 Waiting::Contact(_) => self.presence.waiting.push_back((record, what)),
-            }
-        }
-    }
-
-    /// The settings are about to change: who watches somebody of a SIP domain that goes is
-    /// told while there is a stream to tell it on.
-    pub(super) fn presence_before(&mut self, cx: &mut Cx<'_>, settings: &crate::settings::Settings) {
-        let stays = |domain: &str| settings.sip_domains.iter().any(|served| served.domain == domain);
-        if self.settings.sip_domains.iter().all(|served| stays(&served.domain)) {
-            return;
-        }
-        let keys: Vec<Key> = self.presence.contacts.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            let goes = |domain: &str| self.routes.is_configured(domain) && !stays(domain);
-            if self.presence.names(key).is_some_and(|(sip, _)| goes(sip.domain())) {
-                self.say_gone(cx, key);
-            }
-        }
-    }
-
-    /// The settings changed: contacts with domains that are gone go too, and their
-    /// watchers are told.
-    pub(super) fn presence_configured(&mut self, cx: &mut Cx<'_>) {
-        let keys: Vec<Key> = self.presence.contacts.iter().map(|(key, _)| key).collect();
-        let mut lost = BTreeSet::new();
-        for key in keys {
-            let Some((sip, xmpp)) = self.presence.names(key) else { continue };
-            let is_served = self.routes.sip_domain(&self.settings, sip.domain()).is_some()
-                && self.routes.xmpp_domain(&self.settings, xmpp.domain()).is_some();
-            if is_served {
-                continue;
-            }
-            lost.insert((sip.domain().to_owned(), xmpp.domain().to_owned()));
-            self.drop_watch(cx, key);
-            self.drop_grant(cx, key);
-        }
-        for (sip, xmpp) in lost {
-            cx.info("presence.domain-gone", format_args!("sip={} xmpp={}", Escaped(&sip), Escaped(&xmpp)));
-        }
-    }
-
-    /// A partner was lost in the middle of things: what its users' presence is now is
-    /// asked again, a little later and spread.
-    pub(super) fn on_partner_lost(&mut self, cx: &mut Cx<'_>, ours: &str, theirs: &str) {
-        if !theirs.is_empty() && self.routes.xmpp_domain(&self.settings, theirs).is_none() {
-            return;
-        }
-        let keys: Vec<Key> = self.presence.contacts.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            let Some((sip, xmpp)) = self.presence.names(key) else { continue };
-            let Some(contact) = self.presence.contacts.get(key) else { continue };
-            // Behind the server of a component is everybody.
-            let is_theirs = xmpp.domain() == theirs || (theirs.is_empty() && sip.domain() == ours);
-            if contact.grant.state != table::Authorization::Active || !is_theirs {
-                continue;
-            }
-            if contact.grant.dialogs.is_empty() {
-                // Nobody looks: it is asked when somebody does.
-                if let Some(contact) = self.presence.contacts.get_mut(key) {
-                    (contact.grant.is_known, contact.grant.resources) = (false, Vec::new());
-                }
-            } else {
-                let at = cx.now.after(Duration::from_millis(2000 + cx.rng.below(20_000)));
-                self.presence.plan_by(key, Task::Probe, at);
             }
         }
     }

@@ -111,9 +111,9 @@ impl Gateway {
             let _ = headers.push(("Content-Language", language));
         }
         let content_type = has_body.then_some(format.content_type());
-        let Self { presence, sip: endpoint, settings, .. } = self;
+        let Self { presence, sip: endpoint, settings, routes, .. } = self;
         let Some(notifier) = presence.notifiers.get_mut(key) else { return };
-        let sent = Self::with_destination(endpoint, settings, sip.domain(), |endpoint, destination| {
+        let sent = Self::with_destination(endpoint, (settings, routes), sip.domain(), |endpoint, destination| {
             notifier.dialog.request(Method::Notify, &headers, content_type, &octets, |request| {
                 give(cx, endpoint, destination, notifier_ticket(key), request)
             })

@@ -50,7 +50,7 @@ impl Gateway {
         }
         if !self.may_watch(key) {
             // While he is no contact he sees nothing; he sees again when he is one.
-            self.show_nothing(cx, key);
+            self.suspend_watch(cx, key);
             return;
         }
         let expires = self.expires_wanted(key);
@@ -130,9 +130,9 @@ impl Gateway {
         .into_iter()
         .chain((dialect == Dialect::Lync).then_some(("Supported", subscription::SUPPORTED_LYNC)))
         .collect();
-        let Self { presence, sip: endpoint, settings, .. } = self;
+        let Self { presence, sip: endpoint, settings, routes, .. } = self;
         let Some(subscriber) = presence.subscribers.get_mut(key) else { return false };
-        let sent = Self::with_destination(endpoint, settings, sip.domain(), |endpoint, destination| {
+        let sent = Self::with_destination(endpoint, (settings, routes), sip.domain(), |endpoint, destination| {
             subscriber.dialog.request(Method::Subscribe, &headers, None, b"", |request| {
                 give(cx, endpoint, destination, subscriber_ticket(key), request)
             })
@@ -226,8 +226,7 @@ impl Gateway {
         let names = self.presence.names(subscriber.contact);
         if !self.may_watch(subscriber.contact) {
             let contact = subscriber.contact;
-            self.end_dialog(cx, key);
-            self.show_nothing(cx, contact);
+            self.suspend_watch(cx, contact);
             return;
         }
         let is_in_doubt = subscriber.is_in_doubt;

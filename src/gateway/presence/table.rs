@@ -88,6 +88,8 @@ pub(super) struct Watch {
     pub(super) is_closed: bool,
     /// It waits for its record to be safe.
     pub(super) waits: bool,
+    /// It may not be at present, and is begun again when it may.
+    pub(super) rests: bool,
     /// Attempts in a row to tell the XMPP user that came to nothing.
     pub(super) tell_failures: u8,
 }
@@ -888,8 +890,18 @@ impl Table {
         self.timers.iter().filter_map(Timers::next).chain(self.suspicions.due).min()
     }
 
+    /// The time of the last event.
+    pub(in crate::gateway) const fn time(&self) -> (Instant, Wall) {
+        self.clock
+    }
+
     /// How many contacts there are.
     pub(in crate::gateway) fn len(&self) -> usize {
         self.contacts.len()
+    }
+
+    /// All contacts are in the slots below this one.
+    pub(in crate::gateway) fn slots(&self) -> u32 {
+        self.contacts.end()
     }
 }

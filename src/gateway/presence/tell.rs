@@ -45,6 +45,9 @@ impl Gateway {
     }
 
     fn try_tell(&mut self, cx: &mut Cx<'_>, key: Key) -> Result<(), Stop> {
+        if !self.is_served(key) {
+            return Err(Stop::Never);
+        }
         let Some(contact) = self.presence.contacts.get(key) else { return Ok(()) };
         match contact.watch.state {
             Authorization::None => Ok(()),
@@ -119,7 +122,8 @@ impl Gateway {
     fn tell_state(&mut self, cx: &mut Cx<'_>, key: Key) -> Result<(), Stop> {
         let Some(known) = self.known(key) else { return Ok(()) };
         let Some((_, xmpp)) = self.presence.names(key) else { return Ok(()) };
-        let news = self.news(key, &known);
+        let with_status = self.sees_status(xmpp.domain());
+        let news = self.news(key, &known, with_status);
         if news.is_empty() {
             return Ok(());
         }
@@ -152,7 +156,7 @@ impl Gateway {
             self.sent(cx, key, sent)?;
             let Some(contact) = self.presence.contacts.get_mut(key) else { return Ok(()) };
             contact.watch.last_out = Some(cx.now);
-            let digest = digest(resource);
+            let digest = digest(resource, with_status);
             match contact.watch.shown.iter_mut().find(|shown| shown.name == resource.name) {
                 Some(shown) => (shown.is_available, shown.digest) = (resource.is_available, digest),
                 None => contact.watch.shown.push(Shown {
@@ -180,7 +184,7 @@ impl Gateway {
 
     /// What differs from what the XMPP user was told: clients that changed, then those
     /// that are gone.
-    fn news(&self, key: Key, known: &[Resource]) -> Vec<Resource> {
+    fn news(&self, key: Key, known: &[Resource], with_status: bool) -> Vec<Resource> {
         let Some(contact) = self.presence.contacts.get(key) else { return Vec::new() };
         let shown = &contact.watch.shown;
         let mut news: Vec<Resource> = shown
@@ -190,7 +194,10 @@ impl Gateway {
             .map(|shown| Resource::gone(&shown.name))
             .collect();
         let is_new = |resource: &&Resource| {
-            shown.iter().find(|shown| shown.name == resource.name).is_none_or(|shown| shown.digest != digest(resource))
+            shown
+                .iter()
+                .find(|shown| shown.name == resource.name)
+                .is_none_or(|shown| shown.digest != digest(resource, with_status))
         };
         news.extend(known.iter().filter(is_new).cloned());
         let is_spoken_for = contact.watch.dialogs.iter().any(|dialog| {
@@ -381,7 +388,7 @@ impl Gateway {
         self.emit_resource(cx, key, Some(contact_ticket(key)), to, resource)
     }
 
-    fn emit_resource(
+    pub(super) fn emit_resource(
         &mut self,
         cx: &mut Cx<'_>,
         key: Key,
@@ -463,14 +470,15 @@ impl Gateway {
     }
 }
 
-/// A number that stands for all that a client's presence says; never 0.
-fn digest(resource: &Resource) -> u32 {
+/// A number that stands for all that a client's presence says, with its status or without;
+/// never 0.
+fn digest(resource: &Resource, with_status: bool) -> u32 {
     let mut hasher = DefaultHasher::new();
     resource.is_available.hash(&mut hasher);
     resource.show.map(super::state::Show::as_str).hash(&mut hasher);
     resource.priority.hash(&mut hasher);
     resource.more.hash(&mut hasher);
-    for status in &resource.statuses {
+    for status in resource.statuses.iter().filter(|_| with_status) {
         status.lang.hash(&mut hasher);
         status.text.hash(&mut hasher);
     }

@@ -257,19 +257,6 @@ impl Gateway {
         }
     }
 
-    /// The SIP user took the XMPP user off his list: one of a public-unverified partner
-    /// sees him no longer.
-    pub(super) fn suspend_watch(&mut self, cx: &mut Cx<'_>, key: Key) {
-        if self.may_watch(key) {
-            return;
-        }
-        let dialogs = self.presence.contacts.get(key).map(|contact| contact.watch.dialogs.clone()).unwrap_or_default();
-        for dialog in dialogs {
-            self.end_dialog(cx, dialog);
-        }
-        self.show_nothing(cx, key);
-    }
-
     /// Gives a contact up without a word to XMPP: its domain is gone.
     pub(super) fn drop_watch(&mut self, cx: &mut Cx<'_>, key: Key) {
         let Some(contact) = self.presence.contacts.get_mut(key) else { return };

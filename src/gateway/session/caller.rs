@@ -283,9 +283,9 @@ impl Gateway {
 
     /// Sends the ACK to a 2xx, the first time or again (RFC 3261 section 13.2.2.4).
     fn acknowledge(&mut self, cx: &mut Cx<'_>, key: Key) {
-        let Self { sessions, sip, settings, .. } = self;
+        let Self { sessions, sip, settings, routes, .. } = self;
         let Some(session) = sessions.slots.get(key) else { return };
-        let refused = Self::with_destination(sip, settings, session.sip.domain(), |sip, destination| {
+        let refused = Self::with_destination(sip, (settings, routes), session.sip.domain(), |sip, destination| {
             session.dialog.acknowledge(session.invite_cseq, |request| {
                 sip.request(cx, ticket(key, Asked::Bye), destination, request)
             })
@@ -313,7 +313,7 @@ impl Gateway {
         let number = message.cseq().number;
         let mut dialog = Dialog::new(&parts, routes, number, None);
         let nobody = ticket(Key::from_bits(u64::from(u32::MAX) >> 8 << 32), Asked::Bye);
-        let _ = Self::with_destination(&mut self.sip, &self.settings, &domain, |sip, destination| {
+        let _ = Self::with_destination(&mut self.sip, (&self.settings, &self.routes), &domain, |sip, destination| {
             dialog.acknowledge(number, |request| sip.request(cx, nobody, destination, request))?;
             dialog.request(Method::Bye, &[], None, b"", |request| sip.request(cx, nobody, destination, request))
         });

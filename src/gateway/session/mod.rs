@@ -19,8 +19,9 @@ mod typing;
 
 use super::owner::{SESSION as OF_SESSION, SESSION_WHAT as WHAT};
 use super::pending::Pending;
+use super::policy::What;
 use super::presence::Headers;
-use super::route::HOPS_MAX;
+use super::route::{Denied, HOPS_MAX};
 use super::{Gateway, report};
 use crate::base::counters::Counter;
 use crate::base::cx::{Cx, Ticket};
@@ -30,6 +31,7 @@ use crate::base::time::Instant;
 use crate::base::xml::Tag;
 use crate::limits::SESSION_TURN_MAX;
 use crate::settings::{Dialect, ImMode, SESSION_IDLE_S};
+use crate::sip::diagnostics;
 use crate::sip::endpoint::{Failure, Refused};
 use crate::sip::message::{Message, Method};
 use crate::sip::sdp;
@@ -129,11 +131,11 @@ impl Gateway {
         headers: &[(&str, &str)],
         content: Option<(&str, &[u8])>,
     ) -> Result<(), Refused> {
-        let Self { sessions, sip, settings, .. } = self;
+        let Self { sessions, sip, settings, routes, .. } = self;
         let Some(session) = sessions.slots.get_mut(key) else { return Err(Refused::Malformed) };
         let domain = session.sip.domain().to_owned();
         let (content_type, body) = content.map_or((None, &b""[..]), |(kind, body)| (Some(kind), body));
-        Self::with_destination(sip, settings, &domain, |sip, destination| {
+        Self::with_destination(sip, (settings, routes), &domain, |sip, destination| {
             session.dialog.request_within(hops, method, headers, content_type, body, |request| {
                 sip.request(cx, ticket, destination, request)
             })
@@ -200,16 +202,27 @@ impl Gateway {
 
     /// Ends a session with a BYE. What it holds is to be taken out before.
     fn end_session(&mut self, cx: &mut Cx<'_>, key: Key, cause: &'static str) {
+        self.end_session_because(cx, key, cause, Condition::RecipientUnavailable, &[("Reason", "SIP;cause=200")]);
+    }
+
+    /// The same with what the BYE says of the cause, or the error what was held gets.
+    fn end_session_because(
+        &mut self,
+        cx: &mut Cx<'_>,
+        key: Key,
+        cause: &'static str,
+        condition: Condition,
+        reason: &[(&str, &str)],
+    ) {
         self.flush_first(cx, key);
         let is_open = self.sessions.slots.get(key).is_some_and(|session| session.phase == Phase::Open);
         if is_open {
-            let reason = [("Reason", "SIP;cause=200")];
             // Without room for it the other end finds out by a 481.
-            let _ = self.ask_in_session(cx, key, ticket(key, Asked::Bye), Method::Bye, &reason, None);
+            let _ = self.ask_in_session(cx, key, ticket(key, Asked::Bye), Method::Bye, reason, None);
             self.drop_session(cx, key, cause);
         } else {
             self.sip.cancel(cx, ticket(key, Asked::Invite));
-            let error = StanzaError::new(Condition::RecipientUnavailable).with_text(cause);
+            let error = StanzaError::new(condition).with_text(cause);
             self.give_up_invite(cx, key, &error, cause);
         }
     }
@@ -291,16 +304,33 @@ impl Gateway {
         }
     }
 
-    /// The settings changed: sessions with domains that are gone end.
-    pub(super) fn sessions_configured(&mut self, cx: &mut Cx<'_>) {
-        for key in self.sessions.keys() {
-            let Some(session) = self.sessions.slots.get(key) else { continue };
-            let is_served = self.routes.sip_domain(&self.settings, session.sip.domain()).is_some()
-                && self.routes.xmpp_domain(&self.settings, session.xmpp.domain()).is_some();
-            if !is_served {
-                self.end_session(cx, key, "its domain is served no more");
+    /// Ends the session in this slot if its users may not talk any longer. True: it did.
+    pub(super) fn review_session(&mut self, cx: &mut Cx<'_>, slot: u32) -> bool {
+        let Some(key) = self.sessions.slots.key_at(slot) else { return false };
+        let Some(session) = self.sessions.slots.get(key) else { return false };
+        let (sip, xmpp, is_ours) = (session.sip.to_bare(), session.xmpp.clone(), session.is_ours);
+        let is_lync = self.is_lync(sip.domain());
+        let domain = self.routes.xmpp_domain(&self.settings, xmpp.domain());
+        let (status, condition, cause, diagnostic) = match domain {
+            Some(domain) if self.routes.sip_domain(&self.settings, sip.domain()).is_some() => {
+                let denial = self.could_talk(cx.wall, &sip, xmpp.domain(), What::Im).err();
+                let may_write = !is_ours || domain.may_write(self.is_contact(&sip, &xmpp));
+                match denial {
+                    Some(d) => (d.status(), d.condition(), d.reason(), Some(d.diagnostic())),
+                    None if may_write => return false,
+                    None => denied(Denied::NotContact),
+                }
             }
-        }
+            _ if self.routes.is_blocked(xmpp.domain()) || self.routes.is_blocked(sip.domain()) => {
+                denied(Denied::Blocked)
+            }
+            _ => denied(Denied::Recipient),
+        };
+        let reason = format!("SIP;cause={status};text=\"{cause}\"");
+        let headers = [("Reason", reason.as_str()), (diagnostics::HEADER, diagnostic.unwrap_or_default())];
+        let told = if is_lync && diagnostic.is_some() { 2 } else { 1 };
+        self.end_session_because(cx, key, cause, condition, &headers[..told]);
+        true
     }
 
     /// The program ends: the other ends are told, as far as there is room.
@@ -329,6 +359,11 @@ impl Gateway {
     pub fn sessions_kept(&self) -> usize {
         self.sessions.len()
     }
+}
+
+/// What an end for this cause is told as.
+const fn denied(why: Denied) -> (u16, Condition, &'static str, Option<&'static str>) {
+    (why.status(), why.condition(), why.reason(), why.diagnostic())
 }
 
 /// The header fields that make or refresh a session: Contact, Allow, Supported.

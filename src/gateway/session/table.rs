@@ -410,6 +410,11 @@ impl Table {
         self.pagers.remove(&lane);
     }
 
+    /// All of them are in the slots below this one.
+    pub(in crate::gateway) fn slots_end(&self) -> u32 {
+        self.slots.end()
+    }
+
     /// All of them.
     pub(super) fn keys(&self) -> Vec<Key> {
         self.slots.iter().map(|(key, _)| key).collect()
