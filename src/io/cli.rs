@@ -7,6 +7,7 @@ use super::{console, demo, reactor, serve, store};
 use crate::appliance::commands;
 use crate::appliance::config::{self, Secrets};
 use crate::appliance::grammar::{self, Verb};
+use crate::settings::{ListenerKind, Partner};
 use core::net::SocketAddr;
 use lexopt::prelude::{Long, Short, Value, ValueExt};
 use std::io::Write;
@@ -157,8 +158,9 @@ fn load(text: &Path, config: &Path) -> Result<(), String> {
     let file = store::read_config_if_any(config).map_err(|e| format!("latimer: {e}\n"))?;
     // The errors of the text come without a word around them: `line N: ...`.
     let warnings = commands::load(&text, &file)?.warnings;
-    usable(&text)?;
+    let doubts = usable(&text)?;
     complain(&warnings);
+    complain(&doubts);
     complain(&commands::dated(&text, reactor::wall()));
     store::update_config(config, |file| commands::load(&text, file).map(|load| (load.offset, load.octets, ())))
         .map_err(|e| format!("latimer: {e}\n"))
@@ -173,19 +175,34 @@ fn show(config: &Path, secrets: Secrets) -> Result<(), String> {
 fn check(text: &Path) -> Result<(), String> {
     let text = store::read_text(text).map_err(|e| format!("latimer: {e}\n"))?;
     let warnings = commands::check(&text)?;
-    usable(&text)?;
+    let doubts = usable(&text)?;
     complain(&warnings);
+    complain(&doubts);
     complain(&commands::dated(&text, reactor::wall()));
     Ok(())
 }
 
 /// Refuses what is good by the rules of the language and cannot be used by this
-/// program, with the line that set it.
-fn usable(text: &[u8]) -> Result<(), String> {
+/// program, with the line that set it. Gives what its peers may not believe, a line each.
+fn usable(text: &[u8]) -> Result<String, String> {
     let text = core::str::from_utf8(text).unwrap_or_default();
-    let Ok((config, _)) = config::load(text) else { return Ok(()) };
+    let Ok((config, _)) = config::load(text) else { return Ok(String::new()) };
     match serve::usable(&config) {
-        Ok(_) => Ok(()),
+        Ok((tls, _)) => {
+            let settings = &config.settings;
+            let is_by_tls = settings.listeners.iter().any(|listener| listener.kind == ListenerKind::SipTls);
+            let shows_certificate = settings.discovery_open || settings.partners.iter().any(Partner::may_sasl);
+            // A component's server speaks for its domain, and nobody for a provider's.
+            let is_ours = |domain: &&str| {
+                !settings.components.iter().any(|component| component.domain == *domain)
+                    && !settings.providers.iter().any(|provider| provider.has_domain(domain))
+            };
+            let domains = settings.sip_domains.iter().map(|served| served.domain.as_str()).filter(is_ours);
+            let domains: Vec<&str> = domains.filter(|_| shows_certificate).collect();
+            let host = Some(settings.host_name.as_str()).filter(|_| is_by_tls);
+            let doubts = tls.doubts(host, &domains, reactor::wall());
+            Ok(doubts.into_iter().map(|doubt| doubt + "\n").collect())
+        }
         Err(Unusable { path, what }) => {
             let (allowed, begin) = match path.rsplit(' ').next() {
                 Some("key") => {

@@ -108,9 +108,15 @@ pub struct Tls {
 /// One of our certificates.
 #[derive(Debug)]
 struct Ours {
+    /// What the operator calls it.
+    name: String,
     key: Arc<CertifiedKey>,
     names: PeerCertificate,
 }
+
+/// Days before its end in which one of our certificates is warned of.
+const END_WARNED_DAYS: i64 = 21;
+const DAY_MS: i64 = 86_400_000;
 
 /// Why a handshake cannot even begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,6 +237,42 @@ impl Tls {
     }
 
     /// Is the chain good at the time `wall`? Then the domains its CAs may issue for.
+    /// What peers will not believe, or not for long, of our certificates on that day: sentences
+    /// for the operator. `host` is what SIP peers reach us by, if they do by TLS; `domains` are
+    /// those that we speak for on XMPP, as the settings have them.
+    pub fn doubts(&self, host: Option<&str>, domains: &[&str], wall: Wall) -> Vec<String> {
+        let mut doubts = Vec::new();
+        for ours in self.certificates.iter() {
+            let Some(own) = ours.key.cert.first() else { continue };
+            let end = ours.names.expires.unwrap_or(wall);
+            let days = (end.0 - wall.0) / DAY_MS;
+            let fault = match pinned(own, wall) {
+                Err(CertificateFault::Expired) => format!("it expired {} days ago", -days),
+                Err(fault) => format!("it is {fault}"),
+                Ok(()) if days <= END_WARNED_DAYS => format!("it expires in {days} days"),
+                Ok(()) => continue,
+            };
+            doubts.push(format!("warning: tls certificate {}: {fault}: get another one and load it", ours.name));
+        }
+        if self.certificates.is_empty() {
+            return doubts;
+        }
+        if let Some(host) = host
+            && !self.certificates.iter().any(|ours| ours.names.names_sip_domain(host))
+        {
+            doubts.push(format!("warning: no tls certificate names {host}, the host-name: SIP peers cannot verify it"));
+        }
+        for domain in domains {
+            let ascii = ascii(domain).unwrap_or_default();
+            if !self.certificates.iter().any(|ours| ours.names.names_xmpp_domain(&ascii, domain)) {
+                doubts.push(format!(
+                    "warning: no tls certificate names {ascii}: XMPP servers that ask for one cannot verify us as it"
+                ));
+            }
+        }
+        doubts
+    }
+
     fn verdict(
         &self,
         own: &CertificateDer<'_>,
@@ -323,7 +365,7 @@ impl Ours {
             Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
             Err(_) => return Err(unusable("", "the key does not belong to the certificate".into())),
         }
-        Ok(Self { key: Arc::new(certified), names })
+        Ok(Self { name: name.into(), key: Arc::new(certified), names })
     }
 }
 
@@ -901,6 +943,26 @@ pub(crate) mod tests {
 
     fn verdict(chain: &[&Made], trust: &[&Made]) -> Result<(), CertificateFault> {
         judged(chain, trust).verdict.expect("a certificate was shown")
+    }
+
+    #[test]
+    fn what_peers_will_not_believe_of_our_certificates_is_doubted() {
+        let good = leaf(None, |_| {});
+        let day = |year, month, day| Wall::from_civil(year, month, day, 0, 0, 0).expect("a day");
+        let doubts = |made: &Made, host, domains: &[&str], wall| side(&[made], &[]).doubts(Some(host), domains, wall);
+        assert_eq!(doubts(&good, "chat.example", &["chat.example"], day(2026, 1, 1)), [""; 0]);
+        assert_eq!(side(&[], &[]).doubts(Some("chat.example"), &["chat.example"], day(2026, 1, 1)), [""; 0]);
+        for (wall, said) in [
+            (day(2024, 12, 31), "ours: it is not yet valid"),
+            (day(2026, 12, 22), "ours: it expires in 10 days"),
+            (day(2027, 1, 5), "ours: it expired 4 days ago"),
+        ] {
+            let said_then = doubts(&good, "chat.example", &[], wall);
+            assert!(said_then.len() == 1 && said_then[0].contains(said), "{said_then:?}");
+        }
+        let said = doubts(&good, "gw.example", &["chat.example", "b\u{fc}cher.example"], day(2026, 1, 1));
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said[0].contains("names gw.example") && said[1].contains("names xn--bcher-kva.example"), "{said:?}");
     }
 
     #[test]
