@@ -9,6 +9,9 @@ use crate::xmpp::stanza::Condition;
 /// Requests of a SIP domain are refused.
 pub(super) const OF_REFUSED_REQUEST: &str = "if that was the domain's own server: let its certificate name the next hop or the domain, or set sip domain DOMAIN peer; if the reason is another: the log has the request";
 
+/// An Edge does not take what comes from us.
+pub(super) const OF_REFUSED_DOMAIN: &str = "its administrator has to allow each XMPP domain and say where it is (New-CsAllowedDomain with Domain and ProxyFqdn), and federation for its users";
+
 /// What helps against a stanza that did not arrive.
 pub(super) const fn of_undelivered(why: Undelivered) -> &'static str {
     match why {

@@ -26,7 +26,8 @@ use crate::base::time::Instant;
 use crate::base::trail::{Mark, Side};
 use crate::base::xml::Tag;
 use crate::limits::PROBES_MAX;
-use crate::settings::{ListenerKind, Requirement};
+use crate::settings::{Dialect, ListenerKind, Requirement};
+use crate::sip::diagnostics::Diagnostic;
 use crate::sip::endpoint::{Destination, Failure, Request};
 use crate::sip::message::{Message, Method};
 use crate::xmpp::jid::{domain_to_ascii, prepare_domain};
@@ -444,10 +445,18 @@ impl Gateway {
         let domain = crate::sip::uri::Uri::parse(message.to().uri).map_or("", |uri| uri.host);
         let domain = prepare_domain(domain).unwrap_or_default();
         let heard = self.heard.of(&domain).cloned().unwrap_or_default();
+        let is_lync = self.dialect_of(&domain) == Dialect::Lync;
         let Some(probe) = self.tests.probes.get_mut(key).filter(|probe| probe.runs()) else { return true };
         let software = message.header("Server").or_else(|| message.header("User-Agent"));
         let software = software.map_or_else(String::new, |software| format!(", {software}"));
-        let text = format_args!("OPTIONS was answered {} {}{software}", message.status(), message.reason());
+        let said = Diagnostic::all(message).find(|diagnostic| !diagnostic.reason.is_empty());
+        let said = said.map_or_else(String::new, |said| format!(" ({} {})", said.id, said.reason));
+        let text = format!("OPTIONS was answered {} {}{said}{software}", message.status(), message.reason());
+        // An Edge answers whom it knows, whatever it thinks of OPTIONS.
+        if is_lync && matches!(message.status(), 403 | 504) {
+            probe.red(cx.now, Fault::new("round-trip", Side::Partner, text, advice::OF_REFUSED_DOMAIN));
+            return true;
+        }
         probe.passed(cx.now, "round-trip", text);
         match heard.last {
             Some(last) => {
@@ -500,7 +509,7 @@ mod tests {
     use crate::base::rng::Rng;
     use crate::base::time::Wall;
     use crate::gateway::input::Input;
-    use crate::settings::{Dialect, NextHop, NextHopTransport, Partner, PartnerKind, Settings, SipDomain};
+    use crate::settings::{NextHop, NextHopTransport, Partner, PartnerKind, Settings, SipDomain};
     use core::time::Duration;
 
     /// A gateway with a SIP domain and a partner, and a world that goes nowhere.
@@ -582,8 +591,13 @@ mod tests {
 
         /// Answers the oldest request that was sent and is not answered, if there is one.
         fn answer(&mut self, body: &str) -> Option<String> {
+            self.answer_with("200 OK", body)
+        }
+
+        /// The same with another status, and perhaps header fields behind it.
+        fn answer_with(&mut self, status: &str, body: &str) -> Option<String> {
             let (link, request) = (!self.sent.is_empty()).then(|| self.sent.remove(0))?;
-            let mut text = String::from("SIP/2.0 200 OK\r\n");
+            let mut text = format!("SIP/2.0 {status}\r\n");
             for line in request.split("\r\n").take_while(|line| !line.is_empty()) {
                 let is = |name: &str| line.starts_with(name);
                 if is("Via: ") || is("From: ") || is("Call-ID: ") || is("CSeq: ") {
@@ -653,6 +667,22 @@ mod tests {
         assert_eq!(asked, ["INVITE", "ACK", "MESSAGE"]);
         let lines = world.last_lines(test);
         assert!(lines[0].starts_with("ok  delivered") && lines[1].starts_with("green: the message was delivered"));
+    }
+
+    #[test]
+    fn an_edge_that_does_not_know_us_is_red_with_what_it_says() {
+        for (dialect, is_red) in [(Dialect::Lync, true), (Dialect::Standard, false)] {
+            let mut world = World::with_settings(|settings| settings.sip_domains[0].dialect = dialect);
+            let test = world.begin("acker.example").expect("a test");
+            let (link, _) = world.connects.pop().expect("a connection");
+            world.with(|gateway, cx| gateway.handle(cx, Input::Opened { link }));
+            let said = "ms-diagnostics-public: 1002;reason=\"From URI not authorized to communicate\"";
+            world.answer_with(&format!("403 Forbidden\r\n{said}"), "");
+            let (lines, outcome) = world.gateway.test_lines(test).expect("it is kept");
+            let told = lines.iter().find(|line| line.contains("403 Forbidden")).expect("a line");
+            assert!(told.contains("(1002 From URI not authorized to communicate)"), "{told}");
+            assert_eq!((told.starts_with("RED"), outcome.is_some_and(Result::is_err)), (is_red, is_red), "{lines:?}");
+        }
     }
 
     #[test]
