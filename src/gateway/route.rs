@@ -161,6 +161,11 @@ impl Routes {
         }
     }
 
+    /// Is the SIP domain served, or was it until now, so that its servers are known?
+    pub fn reaches_sip(&self, settings: &Settings, domain: &str) -> bool {
+        self.sip_domain(settings, domain).is_some() || self.departed.iter().any(|departed| departed.domain == domain)
+    }
+
     /// May the domain talk although it is not configured?
     fn may_be_discovered(&self, settings: &Settings, domain: &str) -> bool {
         self.discovery_open && !self.is_blocked(domain) && !super::provider::is_routing_domain(settings, domain)

@@ -81,6 +81,8 @@ impl Gateway {
         }
         if self.sweep.farewell.is_none() {
             self.xmpp.configure(cx, &self.settings);
+        } else {
+            self.xmpp.listen(&self.settings);
         }
         self.review_rights(cx);
         self.sweep_timeout(cx);

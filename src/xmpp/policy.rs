@@ -27,7 +27,7 @@ pub(super) struct Policy {
     pub(super) xmpp: Xmpp,
     /// The keys of server dialback.
     pub(super) keys: Keys,
-    listeners: Vec<Listener>,
+    pub(super) listeners: Vec<Listener>,
 }
 
 impl Policy {

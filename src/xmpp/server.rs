@@ -233,6 +233,11 @@ impl Server {
         }
     }
 
+    /// Knows the listeners of these settings, whose other parts are still to come.
+    pub fn listen(&mut self, settings: &Settings) {
+        self.policy.listeners.clone_from(&settings.listeners);
+    }
+
     /// Takes over new settings. Streams that they do not concern stay as they are.
     pub fn configure(&mut self, cx: &mut Cx<'_>, settings: &Settings) {
         let keys = settings.xmpp.dialback_secret.as_ref().map(|secret| Keys::new(secret.as_bytes()));

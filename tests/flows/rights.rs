@@ -153,6 +153,27 @@ fn a_partner_that_was_taken_out_while_the_gateway_was_down_sleeps_too() {
 }
 
 #[test]
+fn nobody_is_asked_where_a_sip_domain_was_that_went_while_the_gateway_was_down() {
+    let mut n = Neighbours::new(names(), names().settings(), 1);
+    let subscribe = "SUBSCRIBE sip:lena@chat.example SIP/2.0\r\nVia: SIP/2.0/TLS proxy.voip.example;branch=z9hG4bKw1\r\n\
+                     Max-Forwards: 69\r\nFrom: <sip:ada@voip.example>;tag=a\r\nTo: <sip:lena@chat.example>\r\n\
+                     Call-ID: w-1\r\nCSeq: 1 SUBSCRIBE\r\nContact: <sip:ada@192.0.2.21;transport=tls>\r\n\
+                     Event: presence\r\nExpires: 3600\r\nContent-Length: 0\r\n\r\n";
+    n.send_request(Transport::Tls, None, subscribe.as_bytes());
+    pass(&mut n, 1000);
+    let mut settings = names().settings();
+    settings.sip_domains[0].domain = "other.example".into();
+    n.xmpp.clear();
+    n.restart(settings);
+    n.world.lines.clear();
+    assert!(pass(&mut n, 120_000).is_empty() && n.xmpp.is_empty());
+    assert!(!n.world.lines.iter().any(|line| line.contains("voip.example")), "{:#?}", n.world.lines);
+    n.restart(names().settings());
+    pass(&mut n, 60_000);
+    assert!(n.xmpp.iter().any(|stanza| stanza.attribute("type") == Some("subscribe")), "it still waits for leave");
+}
+
+#[test]
 fn with_fewer_licences_who_was_seen_last_keeps_his_over_a_restart_too() {
     let harbour = |licences| Provider {
         enabled: true,

@@ -110,11 +110,21 @@ impl Gateway {
         let Some(contact) = self.presence.contacts.get_mut(key) else { return false };
         let grant = &mut contact.grant;
         (grant.resources, grant.is_known, grant.is_unsure, grant.silent_probes) = (Vec::new(), false, false, 0);
+        let dialogs = grant.dialogs.clone();
         let lives = |dialog: &Key| self.presence.notifiers.get(*dialog).is_some_and(|n| n.end.is_none());
-        if !grant.dialogs.iter().any(lives) {
+        if !dialogs.iter().any(lives) {
             return false;
         }
-        self.end_dialogs(cx, key, End { reason, retry_after_s: None, says_closed: false, is_sent: false });
+        let domain = self.presence.names(key).map(|(sip, _)| sip.domain().to_owned()).unwrap_or_default();
+        if self.routes.reaches_sip(&self.settings, &domain) {
+            self.end_dialogs(cx, key, End { reason, retry_after_s: None, says_closed: false, is_sent: false });
+        } else {
+            // The domain went while the program did not run: nobody is asked where it was.
+            for dialog in dialogs {
+                self.presence.remove_notifier(dialog);
+            }
+            self.store(cx, key);
+        }
         true
     }
 
