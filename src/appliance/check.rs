@@ -88,13 +88,22 @@ fn listeners(config: &Config, refused: &mut Refused<'_>) {
     for (at, listener) in all.iter().enumerate() {
         let path = format!("{} {}", listen_path(listener.kind), listener.name);
         let is_udp = |kind| kind == ListenerKind::SipUdp;
+        // All addresses of its family are one that is unspecified.
+        let is_same = |a: SocketAddr, b: SocketAddr| {
+            let is_all = a.ip().is_unspecified() || b.ip().is_unspecified();
+            a.port() == b.port() && (a.ip() == b.ip() || (is_all && a.is_ipv4() == b.is_ipv4()))
+        };
         let same = all[..at].iter().find(|other| {
-            other.address == listener.address
+            is_same(other.address, listener.address)
                 && other.address.port() != 0
                 && is_udp(other.kind) == is_udp(listener.kind)
         });
         if let Some(other) = same {
-            let what = format!("listeners {} and {} have one address, {}", other.name, listener.name, listener.address);
+            let (name, address) = (&listener.name, listener.address);
+            let what = match other.address == address {
+                true => format!("listeners {} and {name} have one address, {address}", other.name),
+                false => format!("listeners {} and {name} cannot have {} and {address}", other.name, other.address),
+            };
             refused.at(&path, what, "an address and port of its own", "set sip listen edge tls:192.0.2.1:5061");
         }
         if config.tls.certificates.is_empty() && needs_certificate(config, listener.kind) {

@@ -791,6 +791,8 @@ mod tests {
     #[test]
     fn listeners_need_addresses_of_their_own_and_certificates() {
         refused("set sip listen a tcp:127.0.0.1:5060\nset sip listen b tls:127.0.0.1:5060", 3, "one address");
+        refused("set sip listen a tcp:0.0.0.0:5060\nset sip listen b tcp:127.0.0.1:5060", 3, "a and b cannot have");
+        refused("set sip listen a udp:[::1]:5060\nset sip listen b udp:[::]:5060", 3, "a and b cannot have");
         good("set sip listen a tcp:127.0.0.1:5060\nset sip listen b udp:127.0.0.1:5060");
         refused("set sip listen a tls:127.0.0.1:5061", 2, "no certificate");
         refused("set xmpp listen a starttls:127.0.0.1:5269", 2, "no certificate");

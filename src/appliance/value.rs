@@ -295,7 +295,7 @@ pub fn ascii_domain(text: &str) -> Result<String, String> {
 /// A host: a name in A-labels, or an address (IPv6 without brackets).
 fn host(text: &str) -> Result<String, String> {
     match text.parse::<IpAddr>() {
-        Ok(address) => Ok(address.to_string()),
+        Ok(address) => Ok(address.to_canonical().to_string()),
         Err(_) => ascii_domain(text),
     }
 }
@@ -348,6 +348,11 @@ fn address(text: &str, default_port: Option<u16>) -> Result<SocketAddr, String> 
         (Err(_), None) if text.parse::<IpAddr>().is_ok() => return Err("its port is missing".into()),
         (Err(_), None) => return Err("not an address with a port".into()),
     };
+    // An IPv4 address in IPv6 form is one of IPv4: as the other it could not be listened on.
+    let parsed = match parsed.ip().to_canonical() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.into(), parsed.port()),
+        IpAddr::V6(_) => parsed,
+    };
     match parsed.ip().is_multicast() {
         true => Err("a multicast address".into()),
         false => Ok(parsed),
@@ -386,13 +391,16 @@ fn peer(text: &str) -> Result<Peer, String> {
             None => Ok(Peer::Host(ascii_domain(text)?)),
         };
     };
+    let wrong = "a length that the address does not have";
     let width: u8 = if address.is_ipv4() { 32 } else { 128 };
     let length = match length {
         None => width,
-        Some(length) => number(length)
-            .and_then(|n| u8::try_from(n).ok())
-            .filter(|n| *n <= width)
-            .ok_or("a length that the address does not have")?,
+        Some(length) => number(length).and_then(|n| u8::try_from(n).ok()).filter(|n| *n <= width).ok_or(wrong)?,
+    };
+    // One of IPv4 in IPv6 form has 96 bits before its own.
+    let (address, length) = match address.to_canonical() {
+        v4 @ IpAddr::V4(_) if address.is_ipv6() => (v4, length.checked_sub(96).ok_or(wrong)?),
+        address => (address, length),
     };
     Ok(Peer::Network(Network { address: masked(address, length), length }))
 }
@@ -494,6 +502,7 @@ mod tests {
         canonical(kind, "tcp:edge.sip.example:5080", "tcp:edge.sip.example:5080");
         canonical(kind, "udp:[2001:DB8:0::1]:5060", "udp:[2001:db8::1]:5060");
         canonical(kind, "udp:[::1]", "udp:[::1]");
+        canonical(kind, "udp:[::FFFF:192.0.2.1]:5060", "udp:192.0.2.1:5060");
         canonical(kind, "tls:192.0.2.1:5061", "tls:192.0.2.1:5061");
         for bad in ["edge", "tls:", "sctp:a", "tls:a:0", "tls:a:65536", "tls:a:+1", "tls:::1", "tls:[::1", "tls:[a]:1"]
         {
@@ -509,7 +518,9 @@ mod tests {
         canonical(kind, "192.0.2.7/24", "192.0.2.0/24");
         canonical(kind, "2001:db8::1/32", "2001:db8::/32");
         canonical(kind, "::/0", "::/0");
-        for bad in ["192.0.2.7/33", "edge.example/24", "192.0.2.7/", "::1/129", "*.example"] {
+        canonical(kind, "::ffff:192.0.2.7", "192.0.2.7/32");
+        canonical(kind, "::ffff:192.0.2.7/120", "192.0.2.0/24");
+        for bad in ["192.0.2.7/33", "::ffff:192.0.2.7/95", "edge.example/24", "192.0.2.7/", "::1/129", "*.example"] {
             assert!(read(kind, bad).is_err(), "{bad}");
         }
     }
@@ -519,9 +530,11 @@ mod tests {
         canonical(Kind::Address(Some(53), |_, _, _| ()), "192.0.2.1", "192.0.2.1:53");
         canonical(Kind::Address(Some(53), |_, _, _| ()), "2001:db8::1", "[2001:db8::1]:53");
         canonical(Kind::Address(None, |_, _, _| ()), "[::1]:9090", "[::1]:9090");
+        canonical(Kind::Address(None, |_, _, _| ()), "[::ffff:127.0.0.1]:9090", "127.0.0.1:9090");
         assert_eq!(read(Kind::Address(None, |_, _, _| ()), "192.0.2.1"), Err("its port is missing".into()));
         assert!(read(Kind::Address(None, |_, _, _| ()), "localhost:1").is_err());
         assert!(read(Kind::Address(Some(53), |_, _, _| ()), "224.0.0.1").is_err());
+        assert!(read(Kind::Address(Some(53), |_, _, _| ()), "::ffff:224.0.0.1").is_err());
     }
 
     #[test]
