@@ -545,6 +545,9 @@ impl Edge {
             }
             _ => {}
         }
+        if method == "BYE" && self.dialogs.get(&key).is_some_and(|dialog| dialog.state == State::Inviting) {
+            self.faults.push("a BYE before the ACK".into());
+        }
         let Some(dialog) = self.dialogs.get_mut(&key).filter(|dialog| dialog.state == State::Open) else {
             return self.answer(request.response(481, "Gone", "g", ""));
         };

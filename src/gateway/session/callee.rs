@@ -115,7 +115,7 @@ impl Gateway {
             takes_update: takes_update(message),
         };
         if let Some(old) = self.sessions.one_too_many(lane, SESSIONS_PER_PAIR_MAX) {
-            self.end_session(cx, old, "the pair has opened others");
+            self.end_at_once(cx, old, "the pair has opened others");
         }
         self.make_room_for(cx, from.domain());
         let key = self.sessions.insert(session).ok_or_else(|| Answer::overload("Too Many Sessions"))?;
@@ -135,6 +135,7 @@ impl Gateway {
             is_first: true,
             is_offer: offer.is_none(),
             sdp: sdp.into(),
+            ends: None,
             again: cx.now.after(T1),
             interval: T1,
             until: cx.now.after(T1_64),
@@ -150,7 +151,7 @@ impl Gateway {
     /// A new session of this domain's finds a place, if others have more than their share.
     pub(super) fn make_room_for(&mut self, cx: &mut Cx<'_>, domain: &str) {
         if let Some(old) = self.sessions.in_excess(domain, cx.now) {
-            self.end_session(cx, old, "others need its place");
+            self.end_at_once(cx, old, "others need its place");
         }
     }
 
@@ -213,11 +214,13 @@ impl Gateway {
 
     /// Accepts a re-INVITE with this description.
     pub(super) fn accept_again(&mut self, cx: &mut Cx<'_>, key: Key, invite: Key, sdp: String, is_offer: bool) {
+        let before = self.sessions.slots.get_mut(key).and_then(|session| session.unacknowledged.take());
         let accepted = Unacknowledged {
             invite,
             is_first: false,
             is_offer,
             sdp: sdp.into(),
+            ends: before.and_then(|before| before.ends),
             again: cx.now.after(T1),
             interval: T1,
             until: cx.now.after(T1_64),
@@ -253,12 +256,11 @@ impl Gateway {
         let Some(session) = self.sessions.slots.get_mut(key) else { return };
         // One that comes again, or with a body that is no answer, says nothing new.
         let Some(accepted) = session.unacknowledged.take_if(|pending| pending.invite == invite) else { return };
-        self.is_acknowledged(cx, key);
-        if accepted.is_offer {
-            let answer = sdp::read(message.body());
-            if !answer.iter().flatten().any(sdp::Media::is_instant_messages) {
-                self.end_session(cx, key, "its answer takes no messages");
-            }
+        let is_refused =
+            accepted.is_offer && !sdp::read(message.body()).iter().flatten().any(sdp::Media::is_instant_messages);
+        match accepted.ends.or(is_refused.then_some("its answer takes no messages")) {
+            Some(cause) => self.end_session(cx, key, cause),
+            None => self.is_acknowledged(cx, key),
         }
     }
 
@@ -266,7 +268,8 @@ impl Gateway {
     /// ACK is lost. Of a later one that says nothing: they may have crossed.
     pub(super) fn has_acceptance(&mut self, cx: &mut Cx<'_>, key: Key) {
         let Some(session) = self.sessions.slots.get_mut(key) else { return };
-        if session.unacknowledged.take_if(|pending| pending.is_first && !pending.is_offer).is_some() {
+        let is_had = |pending: &mut Unacknowledged| pending.is_first && !pending.is_offer && pending.ends.is_none();
+        if session.unacknowledged.take_if(is_had).is_some() {
             self.is_acknowledged(cx, key);
         }
     }

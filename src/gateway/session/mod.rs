@@ -200,7 +200,8 @@ impl Gateway {
         }
     }
 
-    /// Ends a session with a BYE. What it holds is to be taken out before.
+    /// Ends a session with a BYE, if need be as soon as one may be sent. What it holds is to be
+    /// taken out before.
     fn end_session(&mut self, cx: &mut Cx<'_>, key: Key, cause: &'static str) {
         self.end_session_because(cx, key, cause, Condition::RecipientUnavailable, &[("Reason", "SIP;cause=200")]);
     }
@@ -215,8 +216,12 @@ impl Gateway {
         reason: &[(&str, &str)],
     ) {
         self.flush_first(cx, key);
-        let is_open = self.sessions.slots.get(key).is_some_and(|session| session.phase == Phase::Open);
-        if is_open {
+        let Some(session) = self.sessions.slots.get_mut(key) else { return };
+        if let Some(pending) = &mut session.unacknowledged {
+            pending.ends.get_or_insert(cause);
+            return self.sessions.arm(key);
+        }
+        if session.phase == Phase::Open {
             // Without room for it the other end finds out by a 481.
             let _ = self.ask_in_session(cx, key, ticket(key, Asked::Bye), Method::Bye, reason, None);
             self.drop_session(cx, key, cause);
@@ -224,6 +229,16 @@ impl Gateway {
             self.sip.cancel(cx, ticket(key, Asked::Invite));
             let error = StanzaError::new(condition).with_text(cause);
             self.give_up_invite(cx, key, &error, cause);
+        }
+    }
+
+    /// Ends a session without delay: with a BYE if it may have one, else the other end finds out
+    /// by a 481.
+    fn end_at_once(&mut self, cx: &mut Cx<'_>, key: Key, cause: &'static str) {
+        if self.sessions.slots.get(key).is_some_and(|session| session.unacknowledged.is_some()) {
+            self.drop_session(cx, key, cause);
+        } else {
+            self.end_session(cx, key, cause);
         }
     }
 
@@ -290,6 +305,9 @@ impl Gateway {
         if session.unacknowledged.as_ref().is_some_and(|u| u.again <= now) {
             return self.repeat_accept(cx, key);
         }
+        if session.is_ending() {
+            return;
+        }
         if matches!(session.first, First::Waiting { at, .. } if at <= now) {
             return self.flush_first(cx, key);
         }
@@ -336,7 +354,7 @@ impl Gateway {
     /// The program ends: the other ends are told, as far as there is room.
     pub(super) fn sessions_shutdown(&mut self, cx: &mut Cx<'_>) {
         for key in self.sessions.keys() {
-            self.end_session(cx, key, "the gateway ends");
+            self.end_at_once(cx, key, "the gateway ends");
         }
     }
 

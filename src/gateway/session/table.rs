@@ -96,6 +96,8 @@ pub(super) struct Unacknowledged {
     pub(super) is_offer: bool,
     /// The description in it.
     pub(super) sdp: Box<str>,
+    /// Why the session ends with its ACK, if it does: a BYE has to wait for that (section 15).
+    pub(super) ends: Option<&'static str>,
     pub(super) again: Instant,
     pub(super) interval: Duration,
     pub(super) until: Instant,
@@ -175,10 +177,24 @@ impl Session {
         if let Phase::Inviting { until, .. } = self.phase {
             return until;
         }
+        if let Some(pending) = self.unacknowledged.as_ref().filter(|pending| pending.ends.is_some()) {
+            return pending.again;
+        }
         let first = if let First::Waiting { at, .. } = self.first { Some(at) } else { None };
         let again = self.unacknowledged.as_ref().map(|unacknowledged| unacknowledged.again);
         let timer = self.timer.map(|timer| timer.at);
         [first, again, timer, self.typing.sip_until].into_iter().flatten().fold(self.idle_at, Instant::min)
+    }
+
+    /// May we send in it? Not while it is being opened, nor when it only waits for the ACK
+    /// behind which it ends.
+    pub(super) fn is_open(&self) -> bool {
+        self.phase == Phase::Open && !self.is_ending()
+    }
+
+    /// Does it end with the ACK that is waited for?
+    pub(super) fn is_ending(&self) -> bool {
+        self.unacknowledged.as_ref().is_some_and(|pending| pending.ends.is_some())
     }
 
     /// The domain whose user opened it.
@@ -346,7 +362,7 @@ impl Table {
 
     /// The open session of a pair of users that was used last.
     pub(super) fn open(&self, lane: u64) -> Option<Key> {
-        let open = self.of_lane(lane).filter(|(_, session)| session.phase == Phase::Open);
+        let open = self.of_lane(lane).filter(|(_, session)| session.is_open());
         open.max_by_key(|(_, session)| session.used).map(|(key, _)| key)
     }
 

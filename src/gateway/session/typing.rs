@@ -4,7 +4,7 @@
 //! A side is told of a change once. Nobody is told by a notice of its own what a message says
 //! anyhow: that its sender writes no more.
 
-use super::table::{First, Phase, Session};
+use super::table::{First, Phase};
 use super::{Asked, ticket};
 use crate::base::counters::Counter;
 use crate::base::cx::Cx;
@@ -118,8 +118,7 @@ impl Gateway {
     /// Not while a message is on its way: the notice might overtake it, and what comes behind
     /// a later request is refused (RFC 3261 section 12.2.2).
     pub(in crate::gateway) fn tell_typing(&mut self, cx: &mut Cx<'_>, key: Key) {
-        let is_open = |session: &&Session| session.phase == Phase::Open;
-        let Some(session) = self.sessions.slots.get(key).filter(is_open) else { return };
+        let Some(session) = self.sessions.slots.get(key).filter(|session| session.is_open()) else { return };
         if self.pending.is_under_way(session.lane) {
             return;
         }
