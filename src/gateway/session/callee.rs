@@ -280,6 +280,7 @@ impl Gateway {
             *at = soon(cx.now, REPEAT_WAIT_MS).min(*at);
         }
         self.sessions.arm(key);
+        self.withdraw_for(cx, key);
     }
 
     /// `message archiving-notice` goes before the first message of a session.

@@ -328,14 +328,14 @@ impl Gateway {
         self.drop_session(cx, key, "refused");
         cx.count(Counter::SessionRefused);
         let Some((ticket, request)) = request else { return };
+        if self.sessions.open(lane).is_some() {
+            // Both invited each other, and his is open.
+            return self.send_to_sip(cx, ticket, request);
+        }
         if is_media_refused(message) {
             // REQ-7573-7: he takes no sessions, but perhaps single messages.
             self.sessions.takes_no_session(lane, cx.now);
             return self.message_alone(cx, ticket, &request);
-        }
-        if self.sessions.open(lane).is_some() {
-            // Both invited each other, and his is open.
-            return self.send_to_sip(cx, ticket, request);
         }
         let domain = self.pending.sender(ticket).map(|sender| jid::split(sender).1.to_owned());
         domain.iter().for_each(|domain| self.note_failed(domain));
@@ -355,13 +355,35 @@ impl Gateway {
         if is_cancelled {
             return self.drop_session(cx, key, "no answer to a CANCEL");
         }
-        self.sip.cancel(cx, ticket(key, Asked::Invite));
         let error = StanzaError::new(Condition::RecipientUnavailable).with_text("nobody answered");
-        let held = self.sessions.slots.get_mut(key).and_then(|session| {
-            session.phase = Phase::Inviting { until: cx.now.after(CANCEL_WAIT), is_cancelled: true };
-            session.held.take()
-        });
+        let held = self.withdraw(cx, key);
         self.fail_held(cx, held, &error, "nobody answered");
+    }
+
+    /// Cancels an INVITE of ours, and gives what waited for it.
+    fn withdraw(&mut self, cx: &mut Cx<'_>, key: Key) -> Option<Ticket> {
+        self.sip.cancel(cx, ticket(key, Asked::Invite));
+        let session = self.sessions.slots.get_mut(key)?;
+        session.phase = Phase::Inviting { until: cx.now.after(CANCEL_WAIT), is_cancelled: true };
+        let held = session.held.take();
+        self.sessions.arm(key);
+        held
+    }
+
+    /// A session of the SIP user's is established. If one of ours is being opened to him, both
+    /// invited each other: what waits for ours goes in his, which is there already.
+    pub(super) fn withdraw_for(&mut self, cx: &mut Cx<'_>, his: Key) {
+        let Some(lane) = self.sessions.slots.get(his).map(|session| session.lane) else { return };
+        let Some(ours) = self.sessions.inviting(lane) else { return };
+        let held = self.withdraw(cx, ours);
+        let client = self.sessions.slots.get(ours).map(|ours| (ours.client.clone(), ours.typing.states));
+        if let (Some(session), Some((client, states))) = (self.sessions.slots.get_mut(his), client) {
+            // The XMPP user wrote before there was a session of his to note from where.
+            (session.client, session.typing.states) = (client, states);
+        }
+        if let Some((ticket, request)) = held.and_then(|ticket| Some((ticket, self.pending.uncarry(ticket)?.1))) {
+            self.message_in_session(cx, his, ticket, request);
+        }
     }
 
     pub(super) fn give_up_invite(&mut self, cx: &mut Cx<'_>, key: Key, error: &StanzaError<'_>, cause: &'static str) {

@@ -34,7 +34,9 @@ impl Gateway {
             let answer = Answer::new(500, "A Later Request Came Before", Counter::SipRequestRefused);
             return self.refuse_in_session(cx, transaction, message, &answer);
         }
-        self.has_acceptance(cx, key);
+        if message.method() != Method::Bye {
+            self.has_acceptance(cx, key);
+        }
         let outcome = match message.method() {
             Method::Message => return self.message_in_session_from_sip(cx, transaction, message, key),
             Method::Info => self.info_from_sip(cx, transaction, message, key),
