@@ -51,10 +51,14 @@ impl Gateway {
     /// The SIP user types, or has stopped.
     pub(super) fn typing_from_sip(&mut self, cx: &mut Cx<'_>, key: Key, typing: content::Typing) {
         let Some(session) = self.sessions.slots.get_mut(key) else { return };
-        if typing.active && matches!(session.first, First::Passed { .. }) {
+        match session.first {
             // Whoever types has sent what he had to repeat: what he says next is new.
-            session.first = First::None;
+            First::Passed { .. } if typing.active => session.first = First::None,
+            // He has the acceptance and repeats nothing; what he said before comes first.
+            First::Waiting { .. } if typing.active => self.flush_first(cx, key),
+            _ => {}
         }
+        let Some(session) = self.sessions.slots.get_mut(key) else { return };
         let (was_typing, is_typing) = (session.typing.sip_until.is_some(), typing.active);
         let seconds = typing.refresh_s.unwrap_or(TYPING_S).clamp(1, TYPING_S_MAX);
         session.typing.sip_until = is_typing.then(|| cx.now.after(Duration::from_secs(u64::from(seconds))));
