@@ -554,9 +554,6 @@ impl Gateway {
             self.xmpp.handled(cx, origin.handle);
         }
         self.advance_lane(cx, &done);
-        if let Some(session) = done.session() {
-            self.tell_typing(cx, session);
-        }
     }
 
     /// A MESSAGE of ours got no answer, or could not be sent.
@@ -638,7 +635,10 @@ impl Gateway {
     }
 
     fn advance_lane(&mut self, cx: &mut Cx<'_>, done: &ToSip) {
-        let Some(next) = self.pending.next_in_lane(done) else { return };
+        let Some(next) = self.pending.next_in_lane(done) else {
+            // What may not overtake a message has its turn.
+            return done.session().into_iter().for_each(|session| self.tell_typing(cx, session));
+        };
         self.memory.next.push_back(next);
         if core::mem::replace(&mut self.memory.is_advancing, true) {
             // A request that failed at once: its successor has its turn below, so that no

@@ -83,8 +83,8 @@ impl Gateway {
             return self.refuse_to_sip(cx, id, refused, &request.body);
         }
         if let Some(session) = self.sessions.slots.get_mut(key) {
-            // Who has written types no more: nobody has to say it.
-            (session.typing.xmpp, session.typing.xmpp_told) = (false, false);
+            // The other end takes him for one who types no more.
+            session.typing.xmpp_told = false;
         }
         self.touch(cx, key);
         // Without room it is not kept, and is not sent again should the session be dead.

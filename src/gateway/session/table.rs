@@ -141,6 +141,8 @@ pub(super) struct Typing {
     pub(super) sip_until: Option<Instant>,
     /// The XMPP user types.
     pub(super) xmpp: bool,
+    /// The XMPP user left: the session ends when his last message has its answer.
+    pub(super) is_gone: bool,
     /// That is what SIP was told last.
     pub(super) xmpp_told: bool,
     /// A notice to SIP has no answer yet.

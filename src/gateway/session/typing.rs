@@ -4,7 +4,7 @@
 //! A side is told of a change once. Nobody is told by a notice of its own what a message says
 //! anyhow: that its sender writes no more.
 
-use super::table::{First, Phase};
+use super::table::First;
 use super::{Asked, ticket};
 use crate::base::counters::Counter;
 use crate::base::cx::Cx;
@@ -101,32 +101,35 @@ impl Gateway {
                 session.typing.states = Some(state.is_some());
                 session.heard_from(stanza.from.resource());
             }
-            if session.phase != Phase::Open || has_body {
+            let typing = &mut session.typing;
+            let name = state.map(|state| state.name());
+            if has_body {
+                // Who has written types no more: nobody has to say it.
+                (typing.xmpp, typing.is_gone) = (false, name == Some("gone"));
                 continue;
             }
-            match state.map(|state| state.name()) {
-                Some("composing") => session.typing.xmpp = true,
-                Some("active" | "inactive" | "paused") => session.typing.xmpp = false,
-                // REQ-7573-23.
-                Some("gone") => {
-                    self.end_session(cx, key, "left by the XMPP user");
-                    continue;
-                }
+            match name {
+                Some("composing") => (typing.xmpp, typing.is_gone) = (true, false),
+                Some("active" | "inactive" | "paused") => (typing.xmpp, typing.is_gone) = (false, false),
+                Some("gone") => (typing.xmpp, typing.is_gone) = (false, true),
                 _ => continue,
             }
             self.tell_typing(cx, key);
         }
     }
 
-    /// Tells the SIP user what has changed of the XMPP user's typing, one notice at a time.
-    /// Not while a message is on its way: the notice might overtake it, and what comes behind
-    /// a later request is refused (RFC 3261 section 12.2.2).
+    /// Tells the SIP user what has changed of the XMPP user's typing, one notice at a time, or
+    /// that he left (REQ-7573-23). Not while a message is on its way: the notice might overtake
+    /// it, and what comes behind a later request is refused (RFC 3261 section 12.2.2).
     pub(in crate::gateway) fn tell_typing(&mut self, cx: &mut Cx<'_>, key: Key) {
         let Some(session) = self.sessions.slots.get(key).filter(|session| session.is_open()) else { return };
         if self.pending.is_under_way(session.lane) {
             return;
         }
         let typing = session.typing;
+        if typing.is_gone {
+            return self.end_session(cx, key, "left by the XMPP user");
+        }
         if typing.xmpp == typing.xmpp_told || typing.is_busy || typing.is_unwanted {
             return;
         }
