@@ -5,6 +5,7 @@
 //! [`Dialog::request`] and shows it those of the other end with [`Dialog::admits`].
 
 use super::emit::Request;
+use super::header::{NameAddr, split_list};
 use super::message::{Message, Method};
 use super::uri::Uri;
 use crate::limits::{ROUTE_SET_OCTETS_PER_DIALOG, ROUTE_SETS_OCTETS_MIN};
@@ -340,6 +341,7 @@ impl Dialog {
     ) -> T {
         let parts = self.parts();
         let route_set = self.route_set();
+        let (uri, route_set) = way(&route_set, parts.target);
         let mut all: heapless::Vec<(&str, &str), 12> = heapless::Vec::new();
         if !route_set.is_empty() {
             // Twelve places; nobody gives more than ten.
@@ -349,7 +351,7 @@ impl Dialog {
         debug_assert!(is_fit, "more headers than a dialog's request has room for");
         send(&Request {
             method,
-            uri: parts.target,
+            uri,
             from: parts.local_uri,
             from_tag: parts.local_tag,
             to: parts.remote_uri,
@@ -374,6 +376,20 @@ fn pack(parts: &Parts<'_>, own_routes: &str) -> Box<str> {
     }
     texts.push_str(own_routes);
     texts.into_boxed_str()
+}
+
+/// Request-URI and Route of a request. If the first router is a strict one, without `lr`, it is
+/// asked by its own URI, and the target is the last of the routes (RFC 3261 section 12.2.1.1).
+fn way<'a>(routes: &'a str, target: &'a str) -> (&'a str, Cow<'a, str>) {
+    let first = split_list(routes).next().unwrap_or_default();
+    let is_strict = |uri: &&str| Uri::parse(uri).is_ok_and(|uri| uri.is_sip() && uri.params.get("lr").is_none());
+    let Some(strict) = NameAddr::parse(first).map(|route| route.uri).filter(is_strict) else {
+        return (target, routes.into());
+    };
+    let rest = routes.strip_prefix(first).unwrap_or_default().trim_start_matches([',', ' ']);
+    let comma = if rest.is_empty() { "" } else { ", " };
+    // Header fields have no place in a Request-URI.
+    (strict.split('?').next().unwrap_or_default(), format!("{rest}{comma}<{target}>").into())
 }
 
 /// Where the other end wants requests: the URI of its Contact, if it is a SIP one.
@@ -408,6 +424,18 @@ mod tests {
             assert_eq!((request.cseq, request.to_tag, request.uri), (9, Some("r"), "sip:marta@192.0.2.1"));
             assert_eq!(request.headers, [("Route", "<sip:a;lr>, <sip:b;lr>")]);
         });
+    }
+
+    #[test]
+    fn a_strict_router_gets_its_own_uri_and_the_target_as_the_last_route() {
+        for (routes, uri, route) in [
+            ("", "sip:marta@192.0.2.1", ""),
+            ("<sip:a;lr>, <sip:b>", "sip:marta@192.0.2.1", "<sip:a;lr>, <sip:b>"),
+            ("<sip:a;transport=tls?x=y>;lr", "sip:a;transport=tls", "<sip:marta@192.0.2.1>"),
+            ("<sip:a,1@x>;tag=1, <sip:b;lr>", "sip:a,1@x", "<sip:b;lr>, <sip:marta@192.0.2.1>"),
+        ] {
+            assert_eq!(way(routes, "sip:marta@192.0.2.1"), (uri, route.into()), "{routes}");
+        }
     }
 
     #[test]
