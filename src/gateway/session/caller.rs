@@ -237,7 +237,9 @@ impl Gateway {
         let fits = |text: Option<&str>| text.is_some_and(|text| text.len() <= DIALOG_OCTETS_MAX / 4);
         let target = target_of(message);
         let routes = reversed(message);
-        if !fits(message.to().tag) || !fits(target) || routes.len() > DIALOG_OCTETS_MAX {
+        // Without a Contact the address that was invited has to do.
+        let has_place = fits(target) || message.contact().is_none();
+        if !fits(message.to().tag) || !has_place || routes.len() > DIALOG_OCTETS_MAX {
             self.refuse_late_accept(cx, key, message);
             return self.give_up_invite(
                 cx,
@@ -299,14 +301,14 @@ impl Gateway {
     fn refuse_late_accept(&mut self, cx: &mut Cx<'_>, key: Key, message: &Message<'_>) {
         // It goes where the INVITE went, whatever the 2xx says of its To.
         let domain = self.sip.domain_of(ticket(key, Asked::Invite)).map(|ascii| idna::domain_to_unicode(ascii).0);
-        let (Some(target), Some(domain)) = (target_of(message), domain) else { return };
+        let Some(domain) = domain else { return };
         let parts = Parts {
             call_id: message.call_id(),
             local_tag: message.from().tag.unwrap_or_default(),
             remote_tag: message.to().tag.unwrap_or_default(),
             local_uri: message.from().uri,
             remote_uri: message.to().uri,
-            target,
+            target: target_of(message).unwrap_or(message.to().uri),
         };
         // Not among those of sessions: it may be of any length, and lives for two requests.
         let routes: Rc<str> = reversed(message).into();
