@@ -25,6 +25,7 @@ use crate::base::xml::{Node, Tag};
 use crate::limits::SIP_PAGER_OCTETS_MAX;
 use crate::settings::Dialect;
 use crate::sip;
+use crate::sip::diagnostics::status_in_dialog;
 use crate::sip::endpoint::{Failure, Refused};
 use crate::xmpp::jid::Jid;
 use crate::xmpp::ns;
@@ -532,7 +533,7 @@ impl Gateway {
         if status < 200 {
             return;
         }
-        if self.is_sent_again(cx, ticket, status) {
+        if self.is_sent_again(cx, ticket, status_in_dialog(message)) {
             return;
         }
         let Some(Pending::ToSip(done)) = self.pending.take(ticket) else { return };

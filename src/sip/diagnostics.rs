@@ -203,6 +203,16 @@ impl<'a> Diagnostic<'a> {
     }
 }
 
+/// "Route set is no longer valid": the dialog has to be made anew.
+const ROUTE_SET_INVALID: u32 = 1004;
+
+/// The status of a final response as its dialog has to take it: 481 where nothing can reach
+/// the other end in this dialog any more, whatever the status says.
+pub fn status_in_dialog(message: &super::message::Message<'_>) -> u16 {
+    let is_cut = || Diagnostic::all(message).any(|said| said.id == ROUTE_SET_INVALID);
+    if message.status() >= 400 && is_cut() { 481 } else { message.status() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,6 +12,7 @@ use crate::gateway::outgoing::Outgoing;
 use crate::gateway::pending::Pending;
 use crate::gateway::{Gateway, content, error, message};
 use crate::limits::{DIALOG_OCTETS_MAX, SESSION_BODY_OCTETS_MAX, SIP_PAGER_OCTETS_MAX};
+use crate::sip::diagnostics::status_in_dialog;
 use crate::sip::dialog::{Dialog, Parts, target_of};
 use crate::sip::endpoint::{Failure, Refused};
 use crate::sip::message::{Message, Method};
@@ -458,7 +459,7 @@ impl Gateway {
         if message.status() < 300 && message.method() == Method::Invite {
             self.acknowledge(cx, key);
         }
-        if matches!(message.status(), 408 | 481) {
+        if matches!(status_in_dialog(message), 408 | 481) {
             return self.drop_session(cx, key, "unknown to the other end");
         }
         let Some(session) = self.sessions.slots.get_mut(key) else { return };

@@ -31,7 +31,7 @@ use crate::base::time::Instant;
 use crate::base::xml::Tag;
 use crate::limits::SESSION_TURN_MAX;
 use crate::settings::{Dialect, ImMode, SESSION_IDLE_S};
-use crate::sip::diagnostics;
+use crate::sip::diagnostics::{self, status_in_dialog};
 use crate::sip::endpoint::{Failure, Refused};
 use crate::sip::message::{Message, Method};
 use crate::sip::sdp;
@@ -264,7 +264,7 @@ impl Gateway {
         let Some((key, asked)) = asked(ticket) else { return false };
         match asked {
             Asked::Invite => self.invite_answered(cx, key, message),
-            Asked::Typing if message.status() >= 200 => self.typing_answered(cx, key, message.status()),
+            Asked::Typing if message.status() >= 200 => self.typing_answered(cx, key, status_in_dialog(message)),
             Asked::Refresh if message.status() >= 200 => self.refresh_answered(cx, key, message),
             Asked::Typing | Asked::Refresh | Asked::Bye => {}
         }
