@@ -35,7 +35,7 @@ impl Gateway {
     /// one that is opened for it, or by itself.
     pub(in crate::gateway) fn send_to_sip(&mut self, cx: &mut Cx<'_>, ticket: Ticket, request: Outgoing) {
         let Some(lane) = self.pending.lane_of(ticket) else { return };
-        if let Some(key) = self.sessions.open(lane) {
+        if let Some(key) = self.sessions.open(lane, request.thread.as_deref()) {
             return self.message_in_session(cx, key, ticket, request);
         }
         let is_wanted = self.opens_sessions(&request.sip_domain) && !self.sessions.is_pager(lane, cx.now);
@@ -67,7 +67,7 @@ impl Gateway {
     /// The largest body that may go to a domain at present; `None`: the size of the whole
     /// request decides.
     pub(in crate::gateway) fn body_limit(&self, cx: &Cx<'_>, lane: u64, domain: &str) -> Option<usize> {
-        let in_session = self.sessions.open(lane).is_some()
+        let in_session = self.sessions.has_open(lane)
             || (self.opens_sessions(domain) && !self.sessions.is_pager(lane, cx.now));
         in_session.then_some(SESSION_BODY_OCTETS_MAX)
     }
@@ -331,7 +331,7 @@ impl Gateway {
         self.drop_session(cx, key, "refused");
         cx.count(Counter::SessionRefused);
         let Some((ticket, request)) = request else { return };
-        if self.sessions.open(lane).is_some() {
+        if self.sessions.has_open(lane) {
             // Both invited each other, and his is open.
             return self.send_to_sip(cx, ticket, request);
         }
@@ -422,7 +422,7 @@ impl Gateway {
         }
         // 481: nobody saw it. Another session that is as dead may not keep it from a new one.
         let lane = self.pending.lane_of(ticket);
-        request.is_repeated = status != 481 || lane.and_then(|lane| self.sessions.open(lane)).is_none();
+        request.is_repeated = status != 481 || lane.is_none_or(|lane| !self.sessions.has_open(lane));
         cx.count(Counter::SessionRenewed);
         self.send_to_sip(cx, ticket, request);
         true

@@ -362,10 +362,16 @@ impl Table {
         range.filter_map(|(_, key)| Some((*key, self.slots.get(*key)?)))
     }
 
-    /// The open session of a pair of users that was used last.
-    pub(super) fn open(&self, lane: u64) -> Option<Key> {
+    /// The open session of a pair of users that is this conversation, else the one that was
+    /// used last (REQ-7573-12).
+    pub(super) fn open(&self, lane: u64, thread: Option<&str>) -> Option<Key> {
         let open = self.of_lane(lane).filter(|(_, session)| session.is_open());
-        open.max_by_key(|(_, session)| session.used).map(|(key, _)| key)
+        open.max_by_key(|(_, session)| (thread == Some(&*session.thread), session.used)).map(|(key, _)| key)
+    }
+
+    /// Has a pair of users an open session?
+    pub(super) fn has_open(&self, lane: u64) -> bool {
+        self.open(lane, None).is_some()
     }
 
     /// The session of a pair of users that is being opened.
