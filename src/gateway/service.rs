@@ -26,7 +26,12 @@ impl Gateway {
             Kind::Iq if stanza.is_request() || stanza.is_bad_request() => self.on_query(cx, stanza),
             // A result or an error belongs to a question of the streams' own, or of a test.
             Kind::Iq => self.test_answered(cx, stanza),
-            Kind::Presence => return self.on_presence(cx, handle, stanza),
+            Kind::Presence => {
+                if stanza.type_ == Some("unavailable") {
+                    self.client_left(stanza);
+                }
+                return self.on_presence(cx, handle, stanza);
+            }
         }
         self.xmpp.handled(cx, handle);
     }

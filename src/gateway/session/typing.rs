@@ -13,6 +13,7 @@ use crate::base::xml::Tag;
 use crate::gateway::Gateway;
 use crate::gateway::content;
 use crate::gateway::uas::Answer;
+use crate::limits::SESSIONS_PER_PAIR_MAX;
 use crate::sip::endpoint::Response;
 use crate::sip::message::{Message, Method};
 use crate::xmpp::ns;
@@ -92,10 +93,7 @@ impl Gateway {
     /// whether he writes.
     pub(in crate::gateway) fn chat_state_from_xmpp(&mut self, cx: &mut Cx<'_>, stanza: &Stanza<'_>, has_body: bool) {
         let state = stanza.element.children().find(|child| child.namespace() == ns::CHAT_STATES);
-        let lane = self.lane(stanza.from.bare(), stanza.to.bare());
-        let keys: heapless::Vec<Key, { crate::limits::SESSIONS_PER_PAIR_MAX + 1 }> =
-            self.sessions.of_lane(lane).map(|(key, _)| key).take(crate::limits::SESSIONS_PER_PAIR_MAX + 1).collect();
-        for key in keys {
+        for key in self.sessions_with(stanza) {
             let Some(session) = self.sessions.slots.get_mut(key) else { continue };
             if state.is_some() || has_body {
                 session.typing.states = Some(state.is_some());
@@ -116,6 +114,21 @@ impl Gateway {
             }
             self.tell_typing(cx, key);
         }
+    }
+
+    /// A client of the XMPP user's is there no more: what the SIP user says goes to any of them
+    /// (REQ-7573-39).
+    pub(in crate::gateway) fn client_left(&mut self, stanza: &Stanza<'_>) {
+        for key in self.sessions_with(stanza) {
+            let Some(session) = self.sessions.slots.get_mut(key) else { continue };
+            session.client.take_if(|(client, _)| stanza.from.resource() == Some(client));
+        }
+    }
+
+    /// The sessions of the two users of a stanza of XMPP's.
+    fn sessions_with(&self, stanza: &Stanza<'_>) -> heapless::Vec<Key, { SESSIONS_PER_PAIR_MAX + 1 }> {
+        let lane = self.lane(stanza.from.bare(), stanza.to.bare());
+        self.sessions.of_lane(lane).map(|(key, _)| key).take(SESSIONS_PER_PAIR_MAX + 1).collect()
     }
 
     /// Tells the SIP user what has changed of the XMPP user's typing, one notice at a time, or
