@@ -80,6 +80,11 @@ impl ToSip {
         self.carried.as_ref().map(|(session, _)| *session)
     }
 
+    /// The lane it stands in.
+    pub fn lane(&self) -> u64 {
+        self.lane
+    }
+
     /// Its text, while that is kept; else empty.
     pub fn body(&self) -> &str {
         self.carried.as_ref().map_or("", |(_, request)| &request.body)

@@ -429,8 +429,8 @@ impl Table {
         self.pagers.get(&lane).is_some_and(|until| *until > now)
     }
 
-    /// He offers one himself.
-    pub(super) fn takes_sessions(&mut self, lane: u64) {
+    /// He offers one himself, or takes no single messages either.
+    pub(in crate::gateway) fn takes_sessions(&mut self, lane: u64) {
         self.pagers.remove(&lane);
     }
 
