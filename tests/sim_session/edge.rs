@@ -45,6 +45,10 @@ struct Dialog {
     offering: bool,
     /// The last ACK, to be sent again with each repetition of a 2xx.
     ack: Vec<u8>,
+    /// Did an ACK of ours leave?
+    acked: bool,
+    /// When it began.
+    since: u64,
     /// A 2xx of ours that waits for its ACK.
     accepted: bool,
     /// The INVITE that we answer later.
@@ -259,6 +263,8 @@ impl Edge {
             busy: false,
             offering: false,
             ack: Vec::new(),
+            acked: false,
+            since: self.now,
             accepted: false,
             invite: None,
         };
@@ -463,6 +469,7 @@ impl Edge {
         if !is_new {
             // Our ACK was lost.
             let ack = dialog.ack.clone();
+            dialog.acked = true;
             self.out.push(Out::Request(ack));
             return;
         }
@@ -478,10 +485,18 @@ impl Edge {
         }
         let ack_branch = self.fresh("z9hG4bKe");
         let ack = self.emit(key, "ACK", cseq, &ack_branch, "", "");
+        // Some write before they acknowledge, and some acknowledge only when asked again.
+        let manner = if self.calm { 9 } else { self.chance.below(10) };
+        if manner == 0 {
+            self.pump(key);
+        }
         if let Some(dialog) = self.dialogs.get_mut(key) {
             dialog.ack = ack.clone();
+            dialog.acked |= manner != 1;
         }
-        self.out.push(Out::Request(ack));
+        if manner != 1 {
+            self.out.push(Out::Request(ack));
+        }
         self.pump(key);
     }
 
@@ -545,7 +560,8 @@ impl Edge {
             }
             _ => {}
         }
-        if method == "BYE" && self.dialogs.get(&key).is_some_and(|dialog| dialog.state == State::Inviting) {
+        let is_early = |d: &Dialog| !d.theirs_to_open && !d.acked && self.now < d.since + TRANSACTION_MS;
+        if method == "BYE" && self.dialogs.get(&key).is_some_and(is_early) {
             self.faults.push("a BYE before the ACK".into());
         }
         let Some(dialog) = self.dialogs.get_mut(&key).filter(|dialog| dialog.state == State::Open) else {
@@ -675,6 +691,8 @@ impl Edge {
                 busy: false,
                 offering: false,
                 ack: Vec::new(),
+                acked: false,
+                since: self.now,
                 accepted: false,
                 invite: Some(request.clone()),
             };

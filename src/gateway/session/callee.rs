@@ -135,6 +135,7 @@ impl Gateway {
             is_first: true,
             is_offer: offer.is_none(),
             sdp: sdp.into(),
+            is_known: false,
             ends: None,
             again: cx.now.after(T1),
             interval: T1,
@@ -220,6 +221,7 @@ impl Gateway {
             is_first: false,
             is_offer,
             sdp: sdp.into(),
+            is_known: false,
             ends: before.and_then(|before| before.ends),
             again: cx.now.after(T1),
             interval: T1,
@@ -233,8 +235,12 @@ impl Gateway {
         let Some(session) = self.sessions.slots.get_mut(key) else { return };
         let Some(pending) = &mut session.unacknowledged else { return };
         if pending.until <= cx.now {
+            let (is_known, ends) = (pending.is_known, pending.ends);
             session.unacknowledged = None;
-            return self.end_session(cx, key, "its acceptance was not acknowledged");
+            return match ends {
+                None if is_known => self.sessions.arm(key),
+                ends => self.end_session(cx, key, ends.unwrap_or("its acceptance was not acknowledged")),
+            };
         }
         pending.interval = T2.min(pending.interval * 2);
         pending.again = cx.now.after(pending.interval).min(pending.until);
@@ -258,20 +264,22 @@ impl Gateway {
         let Some(accepted) = session.unacknowledged.take_if(|pending| pending.invite == invite) else { return };
         let is_refused =
             accepted.is_offer && !sdp::read(message.body()).iter().flatten().any(sdp::Media::is_instant_messages);
-        match accepted.ends.or(is_refused.then_some("its answer takes no messages")) {
+        match accepted.ends {
             Some(cause) => self.end_session(cx, key, cause),
+            None if is_refused => self.end_session(cx, key, "its answer takes no messages"),
             None => self.is_acknowledged(cx, key),
         }
     }
 
     /// Somebody who sends a request in a session has the acceptance that opened it, also if his
-    /// ACK is lost. Of a later one that says nothing: they may have crossed.
+    /// ACK is lost: it need not be repeated. Of a later one that says nothing: they may have
+    /// crossed.
     pub(super) fn has_acceptance(&mut self, cx: &mut Cx<'_>, key: Key) {
         let Some(session) = self.sessions.slots.get_mut(key) else { return };
-        let is_had = |pending: &mut Unacknowledged| pending.is_first && !pending.is_offer && pending.ends.is_none();
-        if session.unacknowledged.take_if(is_had).is_some() {
-            self.is_acknowledged(cx, key);
-        }
+        let is_opened_by = |p: &&mut Unacknowledged| p.is_first && !p.is_offer && !p.is_known && p.ends.is_none();
+        let Some(pending) = session.unacknowledged.as_mut().filter(is_opened_by) else { return };
+        (pending.is_known, pending.again) = (true, pending.until);
+        self.is_acknowledged(cx, key);
     }
 
     fn is_acknowledged(&mut self, cx: &mut Cx<'_>, key: Key) {

@@ -96,6 +96,8 @@ pub(super) struct Unacknowledged {
     pub(super) is_offer: bool,
     /// The description in it.
     pub(super) sdp: Box<str>,
+    /// Has the other end shown that it has it, though no ACK came?
+    pub(super) is_known: bool,
     /// Why the session ends with its ACK, if it does: a BYE has to wait for that (section 15).
     pub(super) ends: Option<&'static str>,
     pub(super) again: Instant,
