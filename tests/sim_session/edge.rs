@@ -45,6 +45,8 @@ struct Dialog {
     offering: bool,
     /// The last ACK, to be sent again with each repetition of a 2xx.
     ack: Vec<u8>,
+    /// Was our INVITE cancelled?
+    cancelled: bool,
     /// Did an ACK of ours leave?
     acked: bool,
     /// When it began.
@@ -96,6 +98,7 @@ enum Todo {
     /// Repeats a 2xx.
     Repeat(Key, Vec<u8>, u64, u64),
     Answer(Vec<u8>),
+    Request(Vec<u8>),
 }
 
 pub struct Edge {
@@ -263,13 +266,30 @@ impl Edge {
             busy: false,
             offering: false,
             ack: Vec::new(),
+            cancelled: false,
             acked: false,
             since: self.now,
             accepted: false,
             invite: None,
         };
         self.dialogs.insert(key.clone(), dialog);
+        // Some think better of it at once: the CANCEL crosses the answer.
+        if !self.calm && self.chance.below(12) == 0 {
+            self.cancel(&bytes, &key);
+        }
         self.call(branch, bytes.into_bytes(), What::Invite { embedded }, key);
+    }
+
+    fn cancel(&mut self, invite: &str, key: &Key) {
+        if let Some(dialog) = self.dialogs.get_mut(key) {
+            dialog.cancelled = true;
+        }
+        let kept = ["Via:", "Max-Forwards:", "From:", "To:", "Call-ID:"];
+        let lines: Vec<&str> = invite.lines().filter(|line| kept.iter().any(|name| line.starts_with(name))).collect();
+        let uri = invite.split(' ').nth(1).unwrap_or_default();
+        let cancel =
+            format!("CANCEL {uri} SIP/2.0\r\n{}\r\nCSeq: 1 CANCEL\r\nContent-Length: 0\r\n\r\n", lines.join("\r\n"));
+        self.later(0, Todo::Request(cancel.into_bytes()));
     }
 
     /// Writes a request of a dialog.
@@ -392,6 +412,7 @@ impl Edge {
                     self.later(next, Todo::Repeat(key, bytes, next, until));
                 }
                 Todo::Answer(bytes) => self.answer(bytes),
+                Todo::Request(bytes) => self.out.push(Out::Request(bytes)),
             }
         }
     }
@@ -411,7 +432,8 @@ impl Edge {
     }
 
     fn on_response(&mut self, branch: &str, status: u16, message: &SipMessage) {
-        let Some(client) = self.clients.get_mut(branch) else { return };
+        let is_of_cancel = message.header("cseq").is_some_and(|cseq| cseq.ends_with("CANCEL"));
+        let Some(client) = self.clients.get_mut(branch).filter(|_| !is_of_cancel) else { return };
         if status < 200 {
             client.rang = true;
             return;
@@ -496,6 +518,9 @@ impl Edge {
         }
         if manner != 1 {
             self.out.push(Out::Request(ack));
+        }
+        if self.dialogs.get(key).is_some_and(|dialog| dialog.cancelled) {
+            return self.bye(key);
         }
         self.pump(key);
     }
@@ -691,6 +716,7 @@ impl Edge {
                 busy: false,
                 offering: false,
                 ack: Vec::new(),
+                cancelled: false,
                 acked: false,
                 since: self.now,
                 accepted: false,

@@ -67,8 +67,8 @@ impl Gateway {
     /// The largest body that may go to a domain at present; `None`: the size of the whole
     /// request decides.
     pub(in crate::gateway) fn body_limit(&self, cx: &Cx<'_>, lane: u64, domain: &str) -> Option<usize> {
-        let in_session = self.sessions.has_open(lane)
-            || (self.opens_sessions(domain) && !self.sessions.is_pager(lane, cx.now));
+        let in_session =
+            self.sessions.has_open(lane) || (self.opens_sessions(domain) && !self.sessions.is_pager(lane, cx.now));
         in_session.then_some(SESSION_BODY_OCTETS_MAX)
     }
 
