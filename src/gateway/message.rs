@@ -551,9 +551,10 @@ impl Gateway {
                 let error = error::of_response(message, self.dialect_of(domain_of(&origin.to)));
                 let cause = format_args!("status={status} {}", error::Said(message));
                 self.fail_to_xmpp(cx, origin, &error, done.body(), cause);
-                if done.session().is_none() {
+                match done.session() {
+                    Some(session) => self.message_refused(cx, session, status),
                     // If it was sent alone because he refused a session: that is no better.
-                    self.sessions.takes_sessions(done.lane());
+                    None => self.sessions.takes_sessions(done.lane()),
                 }
             }
             self.xmpp.handled(cx, origin.handle);

@@ -200,6 +200,14 @@ impl Gateway {
         }
     }
 
+    /// A message in a session was refused. Some refusals end all that the dialog is for
+    /// (RFC 5057 section 5.1): the next message opens another.
+    pub(super) fn message_refused(&mut self, cx: &mut Cx<'_>, key: Key, status: u16) {
+        if matches!(status, 404 | 410 | 416 | 484 | 485 | 502 | 604) {
+            self.end_session(cx, key, "its user or his address is there no more");
+        }
+    }
+
     /// Ends a session with a BYE, if need be as soon as one may be sent. What it holds is to be
     /// taken out before.
     fn end_session(&mut self, cx: &mut Cx<'_>, key: Key, cause: &'static str) {
