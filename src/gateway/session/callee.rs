@@ -164,11 +164,16 @@ impl Gateway {
         let is_text = content::read_first(message.header("ms-text-format"), formats.map(|(_, value)| value), &mut text);
         let mut may_wait = true;
         if is_text == Ok(true) && !text.body.trim().is_empty() {
-            let first = First::Waiting {
-                at: soon(cx.now, REPEAT_WAIT_NO_ACK_MS),
-                body: text.body.as_str().into(),
-                xhtml: text.xhtml.as_str().into(),
-                hops: message.max_forwards().unwrap_or(HOPS_MAX),
+            let hash = text_hash(&text.body);
+            let first = if self.sessions.is_first_again(key, hash) {
+                First::Passed { until: cx.now.after(REPETITION_UNTIL), hash }
+            } else {
+                First::Waiting {
+                    at: soon(cx.now, REPEAT_WAIT_NO_ACK_MS),
+                    body: text.body.as_str().into(),
+                    xhtml: text.xhtml.as_str().into(),
+                    hops: message.max_forwards().unwrap_or(HOPS_MAX),
+                }
             };
             may_wait = self.sessions.keep_first(key, first);
         }

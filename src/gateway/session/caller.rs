@@ -309,7 +309,7 @@ impl Gateway {
             remote_tag: message.to().tag.unwrap_or_default(),
             local_uri: message.from().uri,
             remote_uri: message.to().uri,
-            target: target_of(message).unwrap_or(message.to().uri),
+            target: target_of(message).unwrap_or_else(|| message.to().uri),
         };
         // Not among those of sessions: it may be of any length, and lives for two requests.
         let routes: Rc<str> = reversed(message).into();

@@ -301,6 +301,29 @@ impl Table {
         self.first_octets <= SESSION_FIRSTS_OCTETS_MAX
     }
 
+    /// Did an earlier INVITE of the pair bring the same text, and get no ACK? Then its sender had
+    /// no answer and says it again (promise P2): what waits there is dropped. True: it was
+    /// passed on already.
+    pub(super) fn is_first_again(&mut self, key: Key, hash: u64) -> bool {
+        let Some(lane) = self.slots.get(key).map(|session| session.lane) else { return false };
+        let is_unanswered = |session: &Session| {
+            session.unacknowledged.as_ref().is_some_and(|pending| pending.is_first && !pending.is_known)
+        };
+        let earlier = self.of_lane(lane).filter(|(other, session)| *other != key && is_unanswered(session));
+        let earlier: Vec<Key> = earlier.map(|(other, _)| other).collect();
+        let mut is_passed = false;
+        for other in earlier {
+            match self.slots.get(other).map(|session| &session.first) {
+                Some(First::Waiting { body, .. }) if text_hash(body) == hash => {
+                    drop(self.take_first(other, First::None));
+                }
+                Some(First::Passed { hash: passed, .. }) => is_passed |= *passed == hash,
+                _ => {}
+            }
+        }
+        is_passed
+    }
+
     /// Takes the text of an INVITE out, and puts `then` in its place.
     pub(super) fn take_first(&mut self, key: Key, then: First) -> Option<First> {
         let session = self.slots.get_mut(key)?;
