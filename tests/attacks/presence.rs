@@ -436,6 +436,19 @@ fn g3_a_storm_of_notifys_is_told_once_in_an_interval() {
 }
 
 #[test]
+fn g10_only_presence_that_found_room_counts_as_sent() {
+    let mut world = world();
+    // While the stream to the partner opens, so many stanzas wait for it and no more.
+    world.set_mood(EVIL, Mood::Blackhole);
+    let room = latimer::limits::STREAM_QUEUE_STANZAS_MAX;
+    for number in 0..room + 40 {
+        let (from, call) = (format!("rower{number}@{OURS}"), format!("boat{number}"));
+        Subscribe { from: &from, call: &call, ..Subscribe::default() }.send(&mut world);
+    }
+    assert_eq!(world.of(Counter::XmppPresenceOut), room as u64, "{}", world.books());
+}
+
+#[test]
 fn g3_probes_are_answered_once_in_an_interval() {
     let mut world = world();
     let link = world.open(EVIL);
