@@ -30,6 +30,8 @@ use core::time::Duration;
 
 /// How long the answer to our probe is waited for (D-10).
 const PROBE_WAIT: Duration = Duration::from_secs(5);
+/// The CSeq number of the SUBSCRIBE that makes a dialog.
+const FIRST_CSEQ: u32 = 1;
 /// How often in a row a subscription is begun again at once at its notifier's word.
 const BEGUN_AGAIN_MAX: u8 = 3;
 /// A refresh comes no sooner than this after what it refreshes.
@@ -85,7 +87,7 @@ impl Gateway {
             remote_uri: &remote_uri,
             target: &remote_uri,
         };
-        let dialog = Dialog::new(&parts, self.presence.route_sets.intern(""), 0, None);
+        let dialog = Dialog::new(&parts, self.presence.route_sets.intern(""), FIRST_CSEQ - 1, None);
         let until = cx.now.after(T1_64);
         let subscriber = Subscriber {
             contact: key,
@@ -436,6 +438,11 @@ impl Gateway {
             Refusal::ForGood => {
                 self.presence.remove_subscriber(key);
                 self.refused_for_good(cx, contact, format_args!("status={status}"));
+            }
+            // A copy that went another way was merged with the first, whose dialog stands (RFC
+            // 3261 section 8.2.2.2).
+            _ if status == 482 && phase == Phase::Live && message.cseq().number == FIRST_CSEQ => {
+                self.presence.arm_subscriber(key);
             }
             Refusal::TooBrief => self.ask_for_longer(cx, key, message),
             Refusal::NoDialog if phase == Phase::Live => {
