@@ -249,7 +249,7 @@ impl Gateway {
     }
 
     /// Sends the refresh.
-    pub(super) fn refresh(&mut self, cx: &mut Cx<'_>, key: Key) {
+    fn refresh(&mut self, cx: &mut Cx<'_>, key: Key) {
         let Some(subscriber) = self.presence.subscribers.get_mut(key) else { return };
         if subscriber.is_busy {
             return;

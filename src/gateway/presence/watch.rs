@@ -192,15 +192,17 @@ impl Gateway {
 
     /// The XMPP user shows himself to our domain: refreshes that wait for that, or were left
     /// out because he did not, go out.
-    pub(super) fn user_is_online(&mut self, cx: &mut Cx<'_>, xmpp: &str, sip_domain: &str) {
+    pub(super) fn user_is_online(&mut self, cx: &Cx<'_>, xmpp: &str, sip_domain: &str) {
         let waits = |subscriber: &Subscriber| {
             subscriber.phase == Phase::Live && (subscriber.probing.is_some() || subscriber.refresh.is_none())
         };
         for dialog in self.dialogs_of(xmpp, sip_domain, waits) {
             if let Some(subscriber) = self.presence.subscribers.get_mut(dialog) {
-                subscriber.probing = None;
+                // In its turn, and without another probe: there may be thousands.
+                (subscriber.probing, subscriber.refresh) = (None, Some(cx.now));
+                subscriber.is_in_doubt = true;
             }
-            self.refresh(cx, dialog);
+            self.presence.arm_subscriber(dialog);
         }
     }
 
