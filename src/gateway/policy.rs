@@ -305,8 +305,15 @@ impl Gateway {
     /// Is there a licence for this way? `is_taken`: then it is his.
     fn licensed(&mut self, cx: &mut Cx<'_>, sip: &Jid, way: Way, is_taken: bool) -> Result<Way, Denial> {
         let Some((provider, max)) = licences_of(&self.settings, way) else { return Ok(way) };
-        let has_one = self.rights.licences.has(cx, provider, sip.bare(), max, is_taken);
-        if has_one { Ok(way) } else { Err(Denial::NoLicence) }
+        let was_lost = self.rights.licences.is_lost(provider, sip.bare());
+        if !self.rights.licences.has(cx, provider, sip.bare(), max, is_taken) {
+            return Err(Denial::NoLicence);
+        }
+        if was_lost && is_taken {
+            // Who watches him may do so again.
+            self.review_rights(cx);
+        }
+        Ok(way)
     }
 
     /// Says which enabled providers are near their end or beyond it, once a day and when one

@@ -189,9 +189,17 @@ impl Reactor {
         self.flush();
     }
 
-    /// Uses other certificates for sessions from now on.
+    /// Uses other certificates from now on. Connections with peers that were believed and are
+    /// so no more end: what they proved holds no longer.
     pub fn set_tls(&mut self, tls: Tls) {
-        self.tls = tls;
+        let before = core::mem::replace(&mut self.tls, tls);
+        let judged = self.links.iter().filter(|(_, link)| !self.tls.believes_like(&before) && !link.is_shaking());
+        let lost =
+            judged.filter_map(|(key, link)| Some((key, self.tls.lost_belief(&before, link.session()?, self.wall)?)));
+        for (key, fault) in lost.collect::<Vec<_>>() {
+            let cause = format!("its certificate is believed no more: {fault}");
+            self.fail(key, &Fault { why: CloseReason::Tls, cause });
+        }
     }
 
     /// Which lines are written, and the log itself.
@@ -982,7 +990,7 @@ fn is_exhaustion(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::tls::{Material, tests::believers};
+    use crate::io::tls::{Material, tests::believers, tests::three_believers};
     use crate::limits::LINK_SEND_OCTETS_MAX;
     use crate::settings::ListenerKind;
     use std::collections::BTreeMap;
@@ -1367,7 +1375,10 @@ mod tests {
 
     /// Two reactors, one connected to the other over TLS.
     fn over_tls(transport: Transport, alpn: &'static str) -> (Bench, Bench, LinkId) {
-        let (client, server) = believers();
+        over_tls_of(believers(), transport, alpn)
+    }
+
+    fn over_tls_of((client, server): (Tls, Tls), transport: Transport, alpn: &'static str) -> (Bench, Bench, LinkId) {
         let (mut client, mut server) = (Bench::with(client), Bench::with(server));
         client.recorder.tls = Some(alpn);
         server.recorder.tls = Some(alpn);
@@ -1411,6 +1422,22 @@ mod tests {
         assert_eq!(client.recorder.closed, [(link, CloseReason::Local)]);
         assert_eq!(server.recorder.told.last().map(String::as_str), Some("closed Peer"));
         assert_eq!((client.reactor.held, server.reactor.held), (0, 0));
+    }
+
+    #[test]
+    fn a_peer_that_is_believed_no_more_loses_its_connection_and_another_change_ends_none() {
+        let (a, b, another) = three_believers();
+        let (mut client, mut server, link) = over_tls_of((a, b), Transport::Tls, "xmpp-server");
+        server.reactor.set_tls(another);
+        server.turn();
+        assert!(server.recorder.closed.is_empty());
+        server.reactor.set_tls(Tls::new(&Material::default()).expect("nothing to refuse"));
+        for _ in 0..50 {
+            server.turn();
+            client.turn();
+        }
+        assert_eq!(server.recorder.told.last().map(String::as_str), Some("closed Tls"));
+        assert_eq!(client.recorder.closed.first().map(|(closed, _)| *closed), Some(link));
     }
 
     #[test]

@@ -96,6 +96,8 @@ pub struct Tls {
     trusted: Vec<CertificateDer<'static>>,
     /// What CAs took back.
     revoked: Vec<CertRevocationList<'static>>,
+    /// A digest of the texts that these three were made of.
+    belief: Vec<u8>,
     /// Subjects of `tls trust`: some SIP peers show no certificate unless its CA is
     /// among those asked for.
     hints: Arc<Verifier>,
@@ -172,12 +174,22 @@ impl Tls {
         // Of several lists of one CA only the first is looked at: the newest has to be it.
         revoked.sort_by_key(|(made, _)| core::cmp::Reverse(*made));
         let revoked = revoked.into_iter().map(|(_, list)| list).collect();
+        let mut belief = ring::digest::Context::new(&ring::digest::SHA256);
+        belief.update(&[u8::from(material.public_roots)]);
+        for (kind, (_, pem)) in
+            material.trust.iter().map(|one| (b"t", one)).chain(material.revoked.iter().map(|one| (b"r", one)))
+        {
+            belief.update(kind);
+            belief.update(pem.as_bytes());
+        }
+        let belief = belief.finish().as_ref().to_vec();
         let algorithms = provider.signature_verification_algorithms;
         Ok(Self {
             certificates: certificates.into(),
             anchors,
             trusted,
             revoked,
+            belief,
             hints: Arc::new(Verifier { algorithms, hints: subjects }),
             any: Arc::new(Verifier { algorithms, hints: Vec::new() }),
             clients: BTreeMap::new(),
@@ -236,7 +248,6 @@ impl Tls {
         peer
     }
 
-    /// Is the chain good at the time `wall`? Then the domains its CAs may issue for.
     /// What peers will not believe, or not for long, of our certificates on that day: sentences
     /// for the operator. `host` is what SIP peers reach us by, if they do by TLS; `domains` are
     /// those that we speak for on XMPP, as the settings have them.
@@ -273,6 +284,18 @@ impl Tls {
         doubts
     }
 
+    /// Does it believe the same CAs as another, and hold the same for revoked?
+    pub fn believes_like(&self, other: &Self) -> bool {
+        self.belief == other.belief
+    }
+
+    /// Why the peer of a connection is believed no more, whom `before` believed.
+    pub fn lost_belief(&self, before: &Self, connection: &Connection, wall: Wall) -> Option<CertificateFault> {
+        let fault = self.judge(connection, wall).verdict?.err()?;
+        before.judge(connection, wall).is_trusted().then_some(fault)
+    }
+
+    /// Is the chain good at the time `wall`? Then the domains its CAs may issue for.
     fn verdict(
         &self,
         own: &CertificateDer<'_>,
@@ -896,9 +919,15 @@ pub(crate) mod tests {
 
     /// One CA, a certificate for each side from it, and both sides.
     pub(crate) fn believers() -> (Tls, Tls) {
+        let (a, b, _) = three_believers();
+        (a, b)
+    }
+
+    /// The same, and one side more.
+    pub(crate) fn three_believers() -> (Tls, Tls, Tls) {
         let ca = ca("Root", None);
-        let (a, b) = (leaf(Some(&ca), |_| {}), leaf(Some(&ca), |_| {}));
-        (side(&[&a], &[&ca]), side(&[&b], &[&ca]))
+        let one = || side(&[&leaf(Some(&ca), |_| {})], &[&ca]);
+        (one(), one(), one())
     }
 
     fn carry(from: &mut Connection, to: &mut Connection) -> Result<(), rustls::Error> {
