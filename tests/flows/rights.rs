@@ -4,6 +4,7 @@
 use crate::neighbours::{Names, Neighbours};
 use crate::peers::SipMessage;
 use latimer::base::net::Transport;
+use latimer::base::time::Instant;
 use latimer::settings::provider::Provider;
 use latimer::settings::{NextHopTransport, Settings};
 use std::collections::BTreeSet;
@@ -147,8 +148,16 @@ fn a_partner_that_was_taken_out_while_the_gateway_was_down_sleeps_too() {
     n.restart(without_partner());
     assert!(pass(&mut n, 60_000).is_empty());
     assert!(n.xmpp.is_empty());
+    let contact = |n: &Neighbours| {
+        let now = Instant::from_millis(n.world.now);
+        n.world.gateway.contact(now, "s0@voip.example", "x0@chat.example").expect("it is kept")
+    };
+    let asleep = contact(&n);
+    assert_eq!(asleep.xmpp_watches.problem.as_deref(), Some("ours: one of the two domains is not served"));
+    assert_eq!((asleep.xmpp_watches.state, asleep.sip_watches.problem), ("active", None));
     n.world.configure(names().settings());
     assert_eq!(pass(&mut n, 5000).len(), 3);
+    assert_eq!(contact(&n).xmpp_watches.problem, None);
     assert_eq!(online(&mut n, true).len(), 3);
 }
 

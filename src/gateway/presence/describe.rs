@@ -7,6 +7,7 @@ use crate::base::slab::Key;
 use crate::base::time::Instant;
 use crate::gateway::Gateway;
 use crate::gateway::report::{Contact, Direction};
+use crate::gateway::route::Denied;
 
 impl Gateway {
     /// Contacts from slot `from` on, `most` at most.
@@ -48,6 +49,11 @@ impl Gateway {
         } else {
             String::new()
         };
+        let wants = |state| matches!(state, Authorization::Pending | Authorization::Active);
+        let hindrance = self.hindrance(key);
+        let not_added = || (!self.may_watch(key)).then(|| format!("ours: {}", Denied::NotContact.reason()));
+        let watch_hindrance = hindrance.clone().or_else(not_added).filter(|_| wants(watch.state));
+        let hindrance = hindrance.filter(|_| wants(grant.state));
         Some(Contact {
             sip: sip.as_str().to_owned(),
             xmpp: xmpp.as_str().to_owned(),
@@ -58,7 +64,8 @@ impl Gateway {
                 last_in: ago(watch.last_in),
                 last_out: ago(watch.last_out),
                 next_refresh: refresh.or_else(|| self.presence.planned(key, Task::Subscribe)).map(|at| at.since(now)),
-                problem: watch.trouble.get().and_then(|trouble| trouble.problem.as_deref()).map(str::to_owned),
+                problem: watch_hindrance
+                    .or_else(|| watch.trouble.get().and_then(|trouble| trouble.problem.as_deref()).map(str::to_owned)),
             },
             sip_watches: Direction {
                 state: word(grant.state),
@@ -71,7 +78,8 @@ impl Gateway {
                     .filter_map(|task| self.presence.planned(key, task))
                     .min()
                     .map(|at| at.since(now)),
-                problem: grant.trouble.get().and_then(|trouble| trouble.problem.as_deref()).map(str::to_owned),
+                problem: hindrance
+                    .or_else(|| grant.trouble.get().and_then(|trouble| trouble.problem.as_deref()).map(str::to_owned)),
             },
         })
     }

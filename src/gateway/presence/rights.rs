@@ -42,6 +42,16 @@ impl Gateway {
         })
     }
 
+    /// Why the two may have nothing of each other at present, in words for the operator.
+    pub(super) fn hindrance(&self, contact: Key) -> Option<String> {
+        let (sip, xmpp) = self.presence.names(contact)?;
+        if !self.is_served(contact) {
+            return Some("ours: one of the two domains is not served".into());
+        }
+        let denial = self.could_talk(self.presence.clock.1, &sip, xmpp.domain(), What::Presence).err()?;
+        Some(format!("ours: {}", denial.reason()))
+    }
+
     /// Ends what the users of the contact in this slot may have no longer, and begins again
     /// what they may have again. True: there was something to do. `says_farewell`: the XMPP
     /// user can be told that the contact is gone, although one of the domains is served no more.
