@@ -588,10 +588,15 @@ fn is_safe_image(src: &str) -> bool {
 fn has_scheme(address: &str, schemes: &[&str]) -> bool {
     let address = address.trim();
     // Browsers leave blanks and controls out before they look at the scheme.
-    let is_whole = !address.contains(|c: char| c.is_whitespace() || c.is_control());
+    let is_whole = !address.contains(|c: char| c.is_whitespace() || c.is_control() || is_direction_mark(c));
     address.split_once(':').is_some_and(|(found, rest)| {
         is_whole && !rest.is_empty() && schemes.iter().any(|scheme| found.eq_ignore_ascii_case(scheme))
     })
+}
+
+/// Could it let text pose as something else?
+const fn is_direction_mark(c: char) -> bool {
+    matches!(c, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Does the text of a link say where it leads, be it without the scheme?
@@ -856,6 +861,9 @@ mod tests {
             assert_eq!(body, format!("Plan <{expected}>"));
             assert_eq!(xhtml, format!("<a href='{expected}'>Plan</a>"));
         }
+        // Direction marks would let it pose as another one.
+        assert_eq!(both("<a href='https://fen.example/\u{202E}gpj.exe'>a</a>").1, "a");
+        assert_eq!(both("<a href='https://fen.example/\u{2067}x&#x200F;'>a</a>").0, "a");
         assert_eq!(both("<a href='java\nscript:x'>a</a><a href='java script:x'>b</a>"), ("ab".into(), "ab".into()));
     }
 
