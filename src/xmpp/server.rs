@@ -276,6 +276,9 @@ impl Server {
                 self.on_step(cx, key, step);
             } else if !is_same && !stream.is_component() {
                 self.retire(cx, key);
+            } else if self.timers.of(timer(key, Timer::Idle)).is_some() {
+                // How long it may be silent may be another time now.
+                self.set(key, Timer::Idle, cx.now);
             }
         }
         self.add_components(cx.now);

@@ -221,6 +221,23 @@ fn an_idle_stream_is_kept_alive_or_closed_as_the_partner_is_set() {
 }
 
 #[test]
+fn new_settings_say_how_long_a_running_stream_may_be_silent() {
+    let left_alone = Partner { keep_alive: false, ..Partner::new(THEIRS) };
+    let with = |partner| settings(&[OURS], partner, address(1, 5269), address(1, 5270));
+    let mut s = Script::new(left_alone.clone());
+    s.send("one").expect("taken");
+    let link = s.outbound_proved("", "");
+    s.drained(link);
+    s.answer(link);
+    s.run(|s, cx| s.configure(cx, &with(Partner::new(THEIRS))));
+    s.pass(Duration::from_secs(302));
+    assert!(s.answer(link).contains("<ping"), "it is looked after from now on");
+    s.run(|s, cx| s.configure(cx, &with(left_alone.clone())));
+    s.pass(Duration::from_secs(31));
+    assert!(s.is_closed(link), "a ping that was sent is waited for");
+}
+
+#[test]
 fn a_partner_that_closes_idle_streams_early_is_pinged_earlier() {
     let mut s = Script::new(Partner::new(THEIRS));
     s.send("one").expect("taken");
