@@ -9,6 +9,7 @@
 
 mod compare;
 mod discovered;
+mod doubt;
 mod format;
 mod neighbours;
 #[path = "../sim/net.rs"]

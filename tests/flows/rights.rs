@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 /// More than one stream takes at once, and than one turn of the loop looks at.
 const PAIRS: usize = 700;
 
-fn names() -> Names {
+pub(super) fn names() -> Names {
     Names {
         gateway: "gw.edge.example".into(),
         xmpp: vec!["chat.example".into()],
@@ -24,7 +24,7 @@ fn names() -> Names {
 }
 
 /// What the SIP side does by itself: it answers, and tells whoever watches that the user is there.
-fn play(n: &mut Neighbours, seen: &mut Vec<SipMessage>) {
+pub(super) fn play(n: &mut Neighbours, seen: &mut Vec<SipMessage>) {
     n.settle();
     while let Some(came) = n.sip.pop_front() {
         let message = came.message;
@@ -47,7 +47,7 @@ fn play(n: &mut Neighbours, seen: &mut Vec<SipMessage>) {
     }
 }
 
-fn notify_for(subscribe: &SipMessage) -> String {
+pub(super) fn notify_for(subscribe: &SipMessage) -> String {
     let header = |name: &str| subscribe.header(name).expect("a header");
     let target = header("contact").split(['<', '>']).nth(1).expect("a target");
     let user = header("to").split([':', '@']).nth(1).expect("a user");
@@ -68,7 +68,7 @@ fn notify_for(subscribe: &SipMessage) -> String {
 }
 
 /// Each of so many XMPP users watches a SIP user of his own.
-fn watched(settings: Settings, pairs: usize) -> Neighbours {
+pub(super) fn watched(settings: Settings, pairs: usize) -> Neighbours {
     let mut n = Neighbours::new(names(), settings, 1);
     let mut seen = Vec::new();
     for pair in 0..pairs {
@@ -84,7 +84,7 @@ fn watched(settings: Settings, pairs: usize) -> Neighbours {
 }
 
 /// Who was told that his contact is there, or that he is gone.
-fn online(n: &mut Neighbours, is_there: bool) -> BTreeSet<String> {
+pub(super) fn online(n: &mut Neighbours, is_there: bool) -> BTreeSet<String> {
     let told = core::mem::take(&mut n.xmpp);
     let is_it = |kind: Option<&str>| if is_there { kind.is_none() } else { kind == Some("unavailable") };
     let told = told.iter().filter(|stanza| stanza.name == "presence" && is_it(stanza.attribute("type")));

@@ -91,7 +91,12 @@ impl Gateway {
         if subscriber.phase != Phase::Live {
             return false;
         }
-        subscriber.is_in_doubt = true;
+        if at >= subscriber.expires {
+            // Its end comes first, and another is begun then.
+            return true;
+        }
+        // Whether the XMPP user is there does not matter any more.
+        (subscriber.is_in_doubt, subscriber.probing) = (true, None);
         subscriber.refresh = Some(subscriber.refresh.map_or(at, |planned| planned.min(at)));
         self.presence.arm_subscriber(key);
         true

@@ -267,7 +267,8 @@ impl Gateway {
             // What comes is the state, by whichever clock it is stamped.
             subscriber.resources.iter_mut().for_each(|resource| resource.stamp_s = 0);
         } else {
-            subscriber.refresh = Some(cx.now.after(ROOM_RETRY));
+            // Behind its end another is begun anyway.
+            subscriber.refresh = Some(cx.now.after(ROOM_RETRY)).filter(|at| *at < subscriber.expires);
         }
         self.presence.arm_subscriber(key);
     }
