@@ -112,11 +112,11 @@ impl Gateway {
     fn record_of(&self, key: Key, wall: Wall, now: crate::base::time::Instant) -> Option<Vec<u8>> {
         let contact = self.presence.contacts.get(key)?;
         let (sip, xmpp) = self.presence.names(key)?;
-        // A watcher who lost his leave is kept till he has heard it: he still shows what he saw.
-        let is_withdrawn = !stands(contact.grant.state);
-        let living = |key: &Key| {
-            self.presence.notifiers.get(*key).filter(|n| n.poll.is_none() && (n.end.is_none() || is_withdrawn))
-        };
+        // A watcher who lost his leave, or his right, is kept till he has heard it: he still
+        // shows what he saw.
+        let is_told = |end: End| !matches!(end.reason, Reason::Rejected | Reason::NoResource);
+        let living =
+            |key: &Key| self.presence.notifiers.get(*key).filter(|n| n.poll.is_none() && !n.end.is_some_and(is_told));
         let ways = contact.grant.dialogs.iter().filter_map(living);
         let ways = ways.map(|notifier| notifier.format.code() | if notifier.is_extended { EXTENDED } else { 0 });
         let dialogs = contact.grant.dialogs.iter().filter_map(living).map(|notifier| {

@@ -121,20 +121,23 @@ impl Gateway {
         let grant = &mut contact.grant;
         (grant.resources, grant.is_known, grant.is_unsure, grant.silent_probes) = (Vec::new(), false, false, 0);
         let dialogs = grant.dialogs.clone();
+        let domain = self.presence.names(key).map(|(sip, _)| sip.domain().to_owned()).unwrap_or_default();
+        if !self.routes.reaches_sip(&self.settings, &domain) {
+            // The domain went while the program did not run: nobody is asked where it was.
+            let had_some = !dialogs.is_empty();
+            for dialog in dialogs {
+                self.presence.remove_notifier(dialog);
+            }
+            if had_some {
+                self.store(cx, key);
+            }
+            return had_some;
+        }
         let lives = |dialog: &Key| self.presence.notifiers.get(*dialog).is_some_and(|n| n.end.is_none());
         if !dialogs.iter().any(lives) {
             return false;
         }
-        let domain = self.presence.names(key).map(|(sip, _)| sip.domain().to_owned()).unwrap_or_default();
-        if self.routes.reaches_sip(&self.settings, &domain) {
-            self.end_dialogs(cx, key, End { reason, retry_after_s: None, says_closed: false, is_sent: false });
-        } else {
-            // The domain went while the program did not run: nobody is asked where it was.
-            for dialog in dialogs {
-                self.presence.remove_notifier(dialog);
-            }
-            self.store(cx, key);
-        }
+        self.end_dialogs(cx, key, End { reason, retry_after_s: None, says_closed: false, is_sent: false });
         true
     }
 
