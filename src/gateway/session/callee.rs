@@ -244,7 +244,8 @@ impl Gateway {
             session.unacknowledged = None;
             return match ends {
                 None if is_known => self.sessions.arm(key),
-                ends => self.end_session(cx, key, ends.unwrap_or("its acceptance was not acknowledged")),
+                Some(cause) => self.end_acknowledged(cx, key, cause),
+                None => self.end_session(cx, key, "its acceptance was not acknowledged"),
             };
         }
         pending.interval = T2.min(pending.interval * 2);
@@ -270,7 +271,7 @@ impl Gateway {
         let is_refused =
             accepted.is_offer && !sdp::read(message.body()).iter().flatten().any(sdp::Media::is_instant_messages);
         match accepted.ends {
-            Some(cause) => self.end_session(cx, key, cause),
+            Some(cause) => self.end_acknowledged(cx, key, cause),
             None if is_refused => self.end_session(cx, key, "its answer takes no messages"),
             None => self.is_acknowledged(cx, key),
         }
@@ -333,7 +334,9 @@ impl Gateway {
             states: Some(session.typing.states != Some(false)),
         };
         if let Err(answer) = self.pass_to_xmpp(cx, inbound, &mut text) {
-            // Nobody waits for an answer: he hears it as of a message that failed later.
+            // Nobody waits for an answer: he hears it as of a message that failed later, and what
+            // he says then is no repetition.
+            self.sessions.take_first(key, First::None);
             self.count_refusal(cx, &answer);
             let Some(session) = self.sessions.slots.get(key) else { return };
             let (from, to) = (session.sip.clone(), session.xmpp.clone());

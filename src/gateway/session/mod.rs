@@ -240,6 +240,14 @@ impl Gateway {
         }
     }
 
+    /// Ends a session that only waited for its ACK; if its users lost their rights meanwhile,
+    /// with that cause.
+    fn end_acknowledged(&mut self, cx: &mut Cx<'_>, key: Key, cause: &'static str) {
+        if !self.review_session(cx, key.index()) {
+            self.end_session(cx, key, cause);
+        }
+    }
+
     /// Ends a session without delay: with a BYE if it may have one, else the other end finds out
     /// by a 481.
     fn end_at_once(&mut self, cx: &mut Cx<'_>, key: Key, cause: &'static str) {
