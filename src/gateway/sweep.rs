@@ -132,6 +132,10 @@ impl Gateway {
                 if walk.purpose.rights {
                     self.farewell_over(cx);
                 }
+            } else if let Some(newer) = &mut self.sweep.walk {
+                // Somebody's rights changed meanwhile: that one looks at all from the beginning.
+                newer.purpose.partners.append(&mut walk.purpose.partners);
+                newer.purpose.components.append(&mut walk.purpose.components);
             } else {
                 walk.at = cx.now.after(PAUSE);
                 self.sweep.walk = Some(walk);
