@@ -23,7 +23,9 @@ use crate::gateway::content::date::{Stamp, parse_stamp};
 use crate::gateway::content::language;
 use crate::gateway::content::outward::first_language;
 use crate::gateway::message::sip_uri;
-use crate::limits::{DISPLAY_NAME_OCTETS_MAX, PIDF_TUPLES_MAX, PRESENCE_STATUS_OCTETS_MAX, PRESENCE_STATUSES_MAX};
+use crate::limits::{
+    DISPLAY_NAME_OCTETS_MAX, PIDF_TUPLES_MAX, PRESENCE_STATUS_OCTETS_MAX, PRESENCE_STATUSES_MAX, RESOURCES_MAX,
+};
 use crate::sip::header::MediaType;
 use crate::sip::pidf::{self, Basic, Document, NewTuple, Tuple};
 use crate::xmpp::jid::Jid;
@@ -71,6 +73,7 @@ impl Clients {
         let is_known = mute.is_empty() || !said.is_empty() || !kept.is_empty();
         *known = said;
         known.extend(kept);
+        known.truncate(RESOURCES_MAX);
         is_known
     }
 }
