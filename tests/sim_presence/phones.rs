@@ -409,6 +409,12 @@ impl Phones {
             }
             (None, false) => return self.answer(back, request, 481, "", ""),
             (None, true) => {
+                let is_copy =
+                    |s: &Serving| s.call_id == call_id && tag_of(&s.remote) == tag_of(from) && s.remote_cseq == cseq;
+                if self.serving.values().any(is_copy) {
+                    // It came another way before (RFC 3261 section 8.2.2.2).
+                    return self.answer(back, request, 482, "x", "");
+                }
                 let (presentity, watcher) = (user_of(to), user_of(from));
                 if !self.published.contains_key(&presentity) {
                     return self.answer(back, request, 404, "x", "");
