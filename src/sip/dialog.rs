@@ -381,6 +381,12 @@ fn pack(parts: &Parts<'_>, own_routes: &str) -> Box<str> {
 /// Request-URI and Route of a request. If the first router is a strict one, without `lr`, it is
 /// asked by its own URI, and the target is the last of the routes (RFC 3261 section 12.2.1.1).
 fn way<'a>(routes: &'a str, target: &'a str) -> (&'a str, Cow<'a, str>) {
+    // Nearly all are loose and need no more than a look: a route may be a kilobyte long.
+    let is_loose =
+        |uri: &str| uri.rmatch_indices(";lr").any(|(at, mark)| uri[at + mark.len()..].starts_with([';', '>', '=']));
+    if routes.is_empty() || (routes.starts_with('<') && routes.split_inclusive('>').next().is_some_and(is_loose)) {
+        return (target, routes.into());
+    }
     let first = split_list(routes).next().unwrap_or_default();
     let is_strict = |uri: &&str| Uri::parse(uri).is_ok_and(|uri| uri.is_sip() && uri.params.get("lr").is_none());
     let Some(strict) = NameAddr::parse(first).map(|route| route.uri).filter(is_strict) else {
