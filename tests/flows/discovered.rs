@@ -5,25 +5,14 @@ use crate::neighbours::{Names, Neighbours};
 use crate::peers::Record;
 use latimer::base::net::Transport;
 use latimer::settings::provider::Provider;
-use latimer::settings::{Dialect, ImMode, NextHopTransport, SipDomain};
+use latimer::settings::{Dialect, ImMode, SipDomain};
 use std::collections::BTreeMap;
 
 const FERN: &str = "sip.fern.example";
 
-fn names() -> Names {
-    Names {
-        gateway: "gw.edge.example".into(),
-        xmpp: vec!["chat.example".into()],
-        sip: vec!["voip.example".into()],
-        proxy: "proxy.voip.example".into(),
-        transport: NextHopTransport::Tls,
-        strangers: Vec::new(),
-    }
-}
-
 /// A gateway whose discovery is open.
 fn open() -> Neighbours {
-    let names = names();
+    let names = Names::usual();
     let mut settings = names.settings();
     settings.discovery_open = true;
     Neighbours::new(names, settings, 1)
@@ -146,7 +135,7 @@ fn a_discovered_domain_whose_messages_all_fail_is_slowed_down_and_gets_out_of_it
 
 #[test]
 fn a_burst_leaves_for_an_edge_at_the_rate_it_takes_and_nothing_is_lost() {
-    let names = names();
+    let names = Names::usual();
     let mut settings = names.settings();
     settings.sip_domains[0].rate = Some(20);
     settings.sip_domains[0].dialect = Dialect::Lync;
@@ -181,7 +170,7 @@ fn a_burst_leaves_for_an_edge_at_the_rate_it_takes_and_nothing_is_lost() {
 
 /// A gateway for a domain of the Lync dialect whose next hop nobody named.
 fn federated(strict: bool, target: &str) -> Neighbours {
-    let mut names = names();
+    let mut names = Names::usual();
     let mut settings = names.settings();
     let mut fern = SipDomain::new("fern.example");
     (fern.dialect, fern.im_mode, fern.srv_target_strict) = (Dialect::Lync, Some(ImMode::Pager), strict);
@@ -240,7 +229,7 @@ fn a_next_hop_is_gone_to_without_a_question_about_the_federation() {
 
 #[test]
 fn a_provider_at_its_end_is_told_of_once_a_day() {
-    let names = names();
+    let names = Names::usual();
     let mut settings = names.settings();
     let mut provider = Provider::new("skype");
     provider.enabled = true;

@@ -1,17 +1,18 @@
 //! Dialogs that are in doubt near their end: what a text could not time.
 
-use crate::rights::{names, notify_for, online, play, watched};
+use crate::neighbours::Names;
+use crate::rights::{notify_for, online, play, watched};
 use latimer::base::net::Transport;
 
 /// The dialog lasts an hour, and its refresh is left out. So many seconds into it a NOTIFY comes
 /// of a subscription that we do not know, with the tag of the one we do. True: the XMPP user was
 /// told that his contact is gone.
 fn is_shown_gone(doubted_at: u64) -> bool {
-    let mut n = watched(names().settings(), 1);
+    let mut n = watched(Names::usual().settings(), 1);
     let mut seen = Vec::new();
     let mut subscribed = Vec::new();
     // It subscribes anew, where we see it.
-    n.restart(names().settings());
+    n.restart(Names::usual().settings());
     let mut is_left_out = false;
     for second in 0..3700 {
         n.advance(1000);

@@ -40,6 +40,18 @@ pub struct Names {
 }
 
 impl Names {
+    /// One SIP domain, reached over TLS, and one XMPP domain.
+    pub fn usual() -> Self {
+        Self {
+            gateway: "gw.edge.example".into(),
+            xmpp: vec!["chat.example".into()],
+            sip: vec!["voip.example".into()],
+            proxy: "proxy.voip.example".into(),
+            transport: NextHopTransport::Tls,
+            strangers: Vec::new(),
+        }
+    }
+
     /// Settings in which exactly these domains talk.
     pub fn settings(&self) -> Settings {
         let listener =

@@ -5,23 +5,12 @@ use crate::neighbours::{Names, Neighbours};
 use crate::peers::SipMessage;
 use latimer::base::net::Transport;
 use latimer::base::time::Instant;
+use latimer::settings::Settings;
 use latimer::settings::provider::Provider;
-use latimer::settings::{NextHopTransport, Settings};
 use std::collections::BTreeSet;
 
 /// More than one stream takes at once, and than one turn of the loop looks at.
 const PAIRS: usize = 700;
-
-pub(super) fn names() -> Names {
-    Names {
-        gateway: "gw.edge.example".into(),
-        xmpp: vec!["chat.example".into()],
-        sip: vec!["voip.example".into()],
-        proxy: "proxy.voip.example".into(),
-        transport: NextHopTransport::Tls,
-        strangers: Vec::new(),
-    }
-}
 
 /// What the SIP side does by itself: it answers, and tells whoever watches that the user is there.
 pub(super) fn play(n: &mut Neighbours, seen: &mut Vec<SipMessage>) {
@@ -69,7 +58,7 @@ pub(super) fn notify_for(subscribe: &SipMessage) -> String {
 
 /// Each of so many XMPP users watches a SIP user of his own.
 pub(super) fn watched(settings: Settings, pairs: usize) -> Neighbours {
-    let mut n = Neighbours::new(names(), settings, 1);
+    let mut n = Neighbours::new(Names::usual(), settings, 1);
     let mut seen = Vec::new();
     for pair in 0..pairs {
         let subscribe =
@@ -102,14 +91,14 @@ fn pass(n: &mut Neighbours, ms: u64) -> Vec<SipMessage> {
 }
 
 fn without_partner() -> Settings {
-    let mut settings = names().settings();
+    let mut settings = Names::usual().settings();
     settings.partners.clear();
     settings
 }
 
 #[test]
 fn a_partner_with_hundreds_of_contacts_goes_and_comes_back_a_turn_at_a_time() {
-    let mut n = watched(names().settings(), PAIRS);
+    let mut n = watched(Names::usual().settings(), PAIRS);
     n.world.configure(without_partner());
     let mut first = Vec::new();
     play(&mut n, &mut first);
@@ -121,7 +110,7 @@ fn a_partner_with_hundreds_of_contacts_goes_and_comes_back_a_turn_at_a_time() {
     assert_eq!(online(&mut n, false).len(), PAIRS);
     assert!(pass(&mut n, 60_000).is_empty());
 
-    n.world.configure(names().settings());
+    n.world.configure(Names::usual().settings());
     let begun = pass(&mut n, 10_000);
     assert_eq!(begun.len(), PAIRS);
     assert!(begun.iter().all(|begin| begin.header("expires") == Some("3600")));
@@ -132,8 +121,8 @@ fn a_partner_with_hundreds_of_contacts_goes_and_comes_back_a_turn_at_a_time() {
 
 #[test]
 fn those_whose_rights_stay_notice_nothing() {
-    let mut n = watched(names().settings(), 80);
-    let mut settings = names().settings();
+    let mut n = watched(Names::usual().settings(), 80);
+    let mut settings = Names::usual().settings();
     settings.partners[0].description = Some("another remark".into());
     settings.partners.push(latimer::settings::Partner::new("lake.example"));
     n.closed.clear();
@@ -144,7 +133,7 @@ fn those_whose_rights_stay_notice_nothing() {
 
 #[test]
 fn a_partner_that_was_taken_out_while_the_gateway_was_down_sleeps_too() {
-    let mut n = watched(names().settings(), 3);
+    let mut n = watched(Names::usual().settings(), 3);
     n.restart(without_partner());
     assert!(pass(&mut n, 60_000).is_empty());
     assert!(n.xmpp.is_empty());
@@ -155,7 +144,7 @@ fn a_partner_that_was_taken_out_while_the_gateway_was_down_sleeps_too() {
     let asleep = contact(&n);
     assert_eq!(asleep.xmpp_watches.problem.as_deref(), Some("ours: one of the two domains is not served"));
     assert_eq!((asleep.xmpp_watches.state, asleep.sip_watches.problem), ("active", None));
-    n.world.configure(names().settings());
+    n.world.configure(Names::usual().settings());
     assert_eq!(pass(&mut n, 5000).len(), 3);
     assert_eq!(contact(&n).xmpp_watches.problem, None);
     assert_eq!(online(&mut n, true).len(), 3);
@@ -163,21 +152,21 @@ fn a_partner_that_was_taken_out_while_the_gateway_was_down_sleeps_too() {
 
 #[test]
 fn nobody_is_asked_where_a_sip_domain_was_that_went_while_the_gateway_was_down() {
-    let mut n = Neighbours::new(names(), names().settings(), 1);
+    let mut n = Neighbours::new(Names::usual(), Names::usual().settings(), 1);
     let subscribe = "SUBSCRIBE sip:lena@chat.example SIP/2.0\r\nVia: SIP/2.0/TLS proxy.voip.example;branch=z9hG4bKw1\r\n\
                      Max-Forwards: 69\r\nFrom: <sip:ada@voip.example>;tag=a\r\nTo: <sip:lena@chat.example>\r\n\
                      Call-ID: w-1\r\nCSeq: 1 SUBSCRIBE\r\nContact: <sip:ada@192.0.2.21;transport=tls>\r\n\
                      Event: presence\r\nExpires: 3600\r\nContent-Length: 0\r\n\r\n";
     n.send_request(Transport::Tls, None, subscribe.as_bytes());
     pass(&mut n, 1000);
-    let mut settings = names().settings();
+    let mut settings = Names::usual().settings();
     settings.sip_domains[0].domain = "other.example".into();
     n.xmpp.clear();
     n.restart(settings);
     n.world.lines.clear();
     assert!(pass(&mut n, 120_000).is_empty() && n.xmpp.is_empty());
     assert!(!n.world.lines.iter().any(|line| line.contains("voip.example")), "{:#?}", n.world.lines);
-    n.restart(names().settings());
+    n.restart(Names::usual().settings());
     pass(&mut n, 60_000);
     assert!(n.xmpp.iter().any(|stanza| stanza.attribute("type") == Some("subscribe")), "it still waits for leave");
 }
@@ -192,11 +181,11 @@ fn with_fewer_licences_who_was_seen_last_keeps_his_over_a_restart_too() {
         ..Provider::new("harbour")
     };
     let settings = |licences| {
-        let mut settings = names().settings();
+        let mut settings = Names::usual().settings();
         settings.providers.push(harbour(licences));
         settings
     };
-    let mut n = Neighbours::new(names(), settings(2), 1);
+    let mut n = Neighbours::new(Names::usual(), settings(2), 1);
     let write = |n: &mut Neighbours, user: &str| {
         let (number, domain) = (n.world.now, "voip.example");
         let text = format!(

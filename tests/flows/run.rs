@@ -50,14 +50,7 @@ pub fn log(flow: &Flow, flows: &BTreeMap<String, Flow>) -> Result<VecDeque<Strin
 type World = (Names, Settings, Settings, Transport);
 
 fn world_of(config: &[&(String, String)], strangers: Vec<String>) -> Result<World, String> {
-    let mut names = Names {
-        gateway: "gw.edge.example".into(),
-        xmpp: vec!["chat.example".into(), "raum.chat.example".into()],
-        sip: vec!["voip.example".into()],
-        proxy: "proxy.voip.example".into(),
-        transport: NextHopTransport::Tls,
-        strangers: Vec::new(),
-    };
+    let mut names = Names { xmpp: vec!["chat.example".into(), "raum.chat.example".into()], ..Names::usual() };
     let mut further = Vec::new();
     for (key, value) in config {
         match (&**key, &**value) {
